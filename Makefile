@@ -1,0 +1,62 @@
+# `make sweep` and `make test` need only Python >= 3.11: they make .venv and install the pinned versions first.
+SHELL := /bin/bash
+
+export RAY_USAGE_STATS_ENABLED = 0
+export RAY_AUTH_MODE = disabled
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER = 0
+export OMP_NUM_THREADS = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+FILE ?= sweeps/quickstart.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv sweep test test-fast test-slow lint bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+venv: .venv/.done ## .venv with the versions of constraints.txt
+
+# The build backend is pinned too, hence no build isolation. torch is large: the first time takes minutes.
+.venv/.done: pyproject.toml constraints.txt
+	@echo "installing into .venv (several minutes the first time)"
+	@for python in python3.11 python3; do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    [ $$python != python3 ] || { echo "Python >= 3.11 is needed" >&2; exit 1; }; \
+	done; \
+	[ -x $(BIN)/pip ] || $$python -m venv .venv
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+sweep: .venv/.done ## the main job; FILE=sweeps/NAME.yaml, ARGS='...'
+	$(BIN)/python -m edc_ray.sweep $(FILE) $(ARGS)
+
+test: lint ## lint, core without Ray, all tests but slow and gpu, coverage
+	$(BIN)/python tests/without_ray.py
+	$(BIN)/pytest -n 2 -m "not ray and not slow and not gpu" --cov --cov-report=
+	$(BIN)/pytest -m "ray and not slow and not gpu" --cov --cov-append --cov-fail-under=85
+
+test-fast: .venv/.done ## the part that needs no Ray
+	$(BIN)/pytest -n 2 -m "not ray and not slow and not gpu"
+
+# pytest exits with 5 when no test is marked slow.
+test-slow: .venv/.done ## lost nodes, kill -9, long runs
+	$(BIN)/pytest -m "slow and not gpu" || [ $$? -eq 5 ]
+
+lint: .venv/.done ## ruff, mypy, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.done ## every file of benchmarks/
+	@ls benchmarks/*.py >/dev/null 2>&1 || echo "no benchmarks yet"
+	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done
+
+clean: ## caches and build outputs; .venv and the stores stay
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
