@@ -1,0 +1,1 @@
+"""Dataset condensation (EDC) that runs in one process or on a Ray cluster."""

@@ -1,0 +1,31 @@
+"""What is computed (Experiment), how (Runtime) and what is searched (Sweep): the whole truth of a run.
+
+Plain frozen dataclasses; bounds are checked whenever one is made. Names of datasets, models and losses are
+checked by `pipeline.check`, which knows the tables.
+"""
+
+from edc_ray.config.experiment import (
+    Augment,
+    Dataset,
+    Evaluate,
+    Experiment,
+    Flatness,
+    Init,
+    Matching,
+    Quirks,
+    Recover,
+    Relabel,
+    Split,
+    Squeeze,
+    Statistics,
+)
+from edc_ray.config.fields import ConfigError, NotThere, join, legal_range, unknown
+from edc_ray.config.sweep import Budget, Confirm, Knob, Runtime, Scheduler, Sweep
+from edc_ray.config.text import digest, dump, hashed, load, override, parse_value, paths, read_yaml
+
+__all__ = [
+    "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness", "Init",
+    "Knob", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Runtime", "Scheduler", "Split",
+    "Squeeze", "Statistics", "Sweep", "digest", "dump", "hashed", "join", "legal_range", "load", "override",
+    "parse_value", "paths", "read_yaml", "unknown",
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""Fields with a meaning, a unit and a range; the one error for what a user wrote wrongly."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A value a user wrote is not legal. `str()` is one line: path, value, what is legal."""
+
+    def __init__(self, path: str, value: object, legal: str) -> None:
+        super().__init__(path, value, legal)
+        self.path, self.value, self.legal = path, value, legal
+
+    def __str__(self) -> str:
+        return f"{self.path or '(top level)'} = {_short(self.value)}: {self.legal}"
+
+    def under(self, prefix: str) -> "ConfigError":
+        """The same error seen from one level up."""
+        return type(self)(join(prefix, self.path), self.value, self.legal)
+
+
+class NotThere(ConfigError):
+    """The value is legal, but what it names is not there yet: `plan` says so and goes on."""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def unknown(path: str, value: object, known: Iterable[str], name: str | None = None) -> ConfigError:
+    """The error for a name (by default the value) that a table lacks: near matches, or the whole list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(value if name is None else name), names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
+    every = f"legal: {', '.join(names)}" if not near or len(names) <= 12 else ""
+    return ConfigError(path, value, "; ".join(["unknown", *filter(None, [hint, every])]))
+
+
+def knob(
+    default: Any,
+    doc: str,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = "",
+    hashed: bool = True,
+) -> Any:
+    """A field with its meaning, closed range and unit. `hashed=False`: says where or how, never what."""
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "hashed": hashed}
+    )
+
+
+def _check_bounds(self: Any) -> None:
+    for f in dataclasses.fields(self):
+        value, low, high = getattr(self, f.name), f.metadata.get("low"), f.metadata.get("high")
+        if value is None or (low is None and high is None):
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            below, above = low is not None and not number >= low, high is not None and not number <= high
+            if below or above or not math.isfinite(number):
+                finite = "" if math.isfinite(number) else "finite and "
+                raise ConfigError(f.name, value, f"must be {finite}{legal_range(f)}")
+
+
+def legal_range(f: "dataclasses.Field[Any]") -> str:
+    low, high, unit = f.metadata.get("low"), f.metadata.get("high"), f.metadata.get("unit", "")
+    text = f"in [{low:g}, {high:g}]" if high is not None else f">= {low:g}"
+    return f"{text} {unit}".strip()
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def config(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only, slotted dataclass that checks its bounds; pydantic refuses unknown keys."""
+    own = cls.__dict__.get("__post_init__")
+
+    def check(self: Any) -> None:
+        _check_bounds(self)
+        if own:
+            own(self)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)

@@ -1,0 +1,88 @@
+"""Runtime, how it is computed, and Sweep, what is searched."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+from edc_ray.config.fields import ConfigError, config, knob
+
+
+@config
+class Runtime:
+    """How it is computed. Changes no result beyond float rounding, and is never part of a name."""
+
+    store: str = knob("store", "folder or URI (s3://, gs://) of the artifacts")
+    workers: int = knob(2, "most worker processes at once", low=1)
+    cpus_per_worker: float = knob(1.0, "reserved in Ray", low=0)
+    gpus_per_worker: float = knob(0.0, "reserved in Ray; may be a fraction", low=0)
+    device: Literal["auto", "cpu", "cuda"] = knob("auto", "of the tensors; auto = the GPU where there is one")
+    threads: int = knob(1, "threads of a worker's tensor operations", low=1)
+    groups_per_forward: int = knob(1, "groups optimised in one forward; also one unit of recover", low=1)
+    labels: Literal["inline", "stream"] = knob(
+        "inline", "the student's worker labels its views, or Ray Data does"
+    )
+    checkpoint_seconds: float = knob(30.0, "time between the checkpoints inside a unit", low=0, unit="s")
+    idle_seconds: float = knob(30.0, "an idle worker is given back after this", low=0, unit="s")
+    lease_seconds: float = knob(60.0, "a silent trial loses its evaluation after this", low=1, unit="s")
+    unit_retries: int = knob(3, "lost workers that one unit survives", low=0)
+
+    def __post_init__(self) -> None:
+        if not self.store:
+            raise ConfigError("store", self.store, "must be a folder or a URI")
+
+
+@config
+class Knob:
+    """One searched field: a range (`low`, `high`) or `choices`; `when` makes it depend on other knobs."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] | None = None
+    when: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@config
+class Budget:
+    trials: int = knob(16, "finished trials (complete, pruned or failed)", low=1)
+    hours: float | None = knob(None, "no new trial starts after this", low=0, unit="h")
+
+
+@config
+class Scheduler:
+    """Which trials are stopped early. ASHA's rungs are shares of the student's training."""
+
+    kind: Literal["fifo", "asha"] = knob("fifo", "stop nothing, or asynchronous successive halving")
+    reduction: float = knob(3.0, "one in so many goes on at each rung", low=1.5)
+    grace: float = knob(0.25, "share of the training before the first rung; at least five EMA horizons", 0, 1)
+
+
+@config
+class Confirm:
+    """The final claim: new seeds, refitted on all training images, read on test once."""
+
+    seeds: int = knob(5, "independent repetitions; init, recover, labels and student all vary", low=0)
+
+
+@config
+class Sweep:
+    """One sweep file."""
+
+    name: str = knob("sweep", "folder of the results under the store")
+    preset: str | None = knob(None, "row of presets.PRESETS that `experiment` changes")
+    experiment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    search: dict[str, Knob] = dataclasses.field(default_factory=dict)
+    sampler: Literal["tpe", "random", "grid"] = knob("tpe", "of Optuna")
+    scheduler: Scheduler = dataclasses.field(default_factory=Scheduler)
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    confirm: Confirm = dataclasses.field(default_factory=Confirm)
+    concurrent: int = knob(2, "trials at once", low=1)
+    seed: int = knob(0, "of the sampler", low=0)
+    runtime: Runtime = dataclasses.field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise ConfigError(
+                "name", self.name, "must be letters, digits, '-', '_' and '.', as it names a folder"
+            )
