@@ -1,0 +1,330 @@
+"""The store: the only module that names, writes, checks and commits files.
+
+    <root>/store.json                                         {"schema": 1}
+    <root>/<stage>-<key>/<unit>.<12 hex>.safetensors|parquet  finished units, named by the hash of their bytes
+    <root>/<stage>-<key>/checkpoints/<unit>.<n>.<12 hex>.safetensors
+    <root>/<stage>-<key>/manifest.json                        last; without it the artifact does not exist
+
+A file appears whole: written beside and moved, or one put to an object store; and every read compares it with
+the hash in its name. No pickle, no rename of folders, no lock.
+All that touches the store may raise StoreError, and ConfigError when what lies there has another schema.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pyarrow as pa
+import safetensors.torch
+from pyarrow import fs
+
+from edc_ray.artifacts.files import (
+    Damaged,
+    Meta,
+    Missing,
+    Receipt,
+    StoreError,
+    Tensors,
+    UnitFile,
+    pack,
+    pack_table,
+    read_meta,
+    to_json,
+    unpack_table,
+    write_local,
+)
+from edc_ray.config import ConfigError, digest
+
+SCHEMA = 1
+_STAMP = b'{"schema": 1}'  # of store.json
+_LEGAL = f"must have schema {SCHEMA}: use another store, or the version of edc-ray that wrote this one"
+_NAME = r"[A-Za-z0-9_=-]+"
+_FILE = re.compile(rf"({_NAME})(?:\.[0-9]+)?\.([0-9a-f]{{12}})\.(?:safetensors|parquet)")
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """A folder or a URI of pyarrow.fs, not touched before the first use. Raises ConfigError for a bad URI."""
+
+    def __init__(self, root: str) -> None:
+        path = os.path.abspath(os.path.expanduser(root))
+        try:
+            self._fs, base = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), path)
+        except (ValueError, NotImplementedError, OSError) as error:
+            raise ConfigError("runtime.store", root, f"must be a folder or a URI: {error}") from error
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+        self.root, self._base = base if self._local else root, base.rstrip("/")
+        self._open = False  # its schema is known to be ours
+
+    def artifact(self, stage: str, key: str) -> "Artifact":
+        return Artifact(self, stage, key)
+
+    def path(self, *names: str) -> str:
+        """The local path or the URI of something under the root."""
+        base, mark, query = (self.root, "", "") if self._local else self.root.partition("?")
+        return "/".join([base.rstrip("/"), *names]) + mark + query
+
+    def folder(self, name: str) -> str:
+        """`path(name)`, for the files of other programs; a local folder is made."""
+        with self._access(name, create=True):
+            if self._local:
+                os.makedirs(self._at(name), exist_ok=True)
+        return self.path(name)
+
+    def check(self) -> None:
+        """Raises ConfigError for an unusable root. Writes nothing, so a bucket's rights show later."""
+        place = self.root
+        while self._local and not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if self._local and not (os.path.isdir(place) and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
+            raise ConfigError("runtime.store", self.root, f"{place} is not a folder that one may write to")
+        try:
+            self._check_schema(create=False)
+        except OSError as error:
+            raise ConfigError("runtime.store", self.root, f"cannot be read: {error}") from error
+
+    def exists(self, relpath: str) -> bool:
+        with self._access(relpath):
+            return bool(self._fs.get_file_info(self._at(relpath)).type != fs.FileType.NotFound)
+
+    def get(self, relpath: str) -> bytes | None:
+        """None without the file."""
+        with self._access(relpath), contextlib.suppress(FileNotFoundError):
+            with self._fs.open_input_file(self._at(relpath)) as file:
+                return cast(bytes, file.read())
+        return None
+
+    def put(self, relpath: str, data: bytes, first: bool = False) -> None:
+        """Atomic. `first` keeps a file that exists: always on a local disk, nearly so on an object store."""
+        path = self._at(relpath)
+        with self._access(relpath, create=True):
+            if self._local:
+                return write_local(path, data, first)
+            if first and self._fs.get_file_info(path).type != fs.FileType.NotFound:
+                return
+            if self._fs.type_name not in ("s3", "gcs", "abfs"):  # where folders are only names
+                self._fs.create_dir(os.path.dirname(path), recursive=True)
+            with self._fs.open_output_stream(path, compression=None) as stream:
+                stream.write(data)
+
+    @contextlib.contextmanager
+    def alone(self, relpath: str) -> Iterator[None]:
+        """Hold a local file's lock while the block runs. Raises BlockingIOError when another process does."""
+        with self._access(relpath, create=True):
+            os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
+        with open(self._at(relpath), "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+    def mend_lines(self, relpath: str) -> None:
+        """Cut a last line that a killed writer left half, and drop the lock it held. Call it `alone`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._at(relpath)}.lock")
+        with contextlib.suppress(FileNotFoundError), open(self._at(relpath), "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+    def append_line(self, relpath: str, line: Meta) -> None:
+        """One line of JSON at the end. Only on a local disk no line of another process can be lost."""
+        data = to_json(line).encode() + b"\n"
+        if not self._local:
+            return self.put(relpath, (self.get(relpath) or b"") + data)
+        with self._access(relpath, create=True):
+            os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
+            with open(self._at(relpath), "ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read_lines(self, relpath: str) -> list[dict[str, Any]]:
+        """[] without the file. A line that a crash has torn is skipped with a warning."""
+        lines = []
+        for line in (self.get(relpath) or b"").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                _log.warning("%s: skipped a torn line %r", self.path(relpath), line[:80])
+        return lines
+
+    def _at(self, relpath: str) -> str:
+        return f"{self._base}/{relpath}"
+
+    @contextlib.contextmanager
+    def _access(self, relpath: str, create: bool = False) -> Iterator[None]:
+        """Around all that touches the store: the schema is checked before, and errors get names."""
+        assert not relpath.startswith("/") and ".." not in relpath.split("/"), relpath
+        try:
+            if not self._open and relpath != "store.json":
+                self._check_schema(create)
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            folder, _, file = relpath.rpartition("/")
+            stage, unit, why = folder.split("/")[0].rpartition("-")[0], file.split(".")[0], error.strerror
+            raise StoreError(stage, unit, self.path(relpath), error.errno, why or str(error)) from error
+
+    def _check_schema(self, create: bool) -> None:
+        if create:
+            self.put("store.json", _STAMP, first=True)
+        stamp = self.get("store.json")
+        if stamp not in (None, _STAMP):
+            raise ConfigError("runtime.store", f"{self.path('store.json')}: {stamp!r}", _LEGAL)
+        self._open = stamp is not None
+
+    def _delete(self, *relpaths: str) -> None:
+        for relpath in relpaths:
+            with self._access(relpath), contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(self._at(relpath))
+
+
+class Artifact:
+    """A handle of `<root>/<stage>-<key>/`. Nothing is cached: what it says is what lies there now."""
+
+    def __init__(self, store: Store, stage: str, key: str) -> None:
+        assert re.fullmatch(_NAME, stage) and re.fullmatch("[0-9a-f]{12}", key), (stage, key)
+        self.store, self.stage, self.key, self.folder = store, stage, key, f"{stage}-{key}"
+
+    def manifest(self) -> Meta | None:
+        """None = not committed. Raises Damaged with the unit "manifest": `remove` that and commit again."""
+        path = f"{self.folder}/manifest.json"
+        if (data := self.store.get(path)) is None:
+            return None
+        try:
+            manifest = cast(Meta, dict(json.loads(data)))
+            whole = manifest.pop("digest", None) == digest(manifest)
+        except (ValueError, TypeError):
+            manifest, whole = {}, False
+        if manifest.get("schema", SCHEMA) != SCHEMA:
+            raise ConfigError("runtime.store", f"{self.store.path(path)}: {manifest['schema']}", _LEGAL)
+        if not whole:
+            raise self._damaged("manifest", path, "has other bytes than were written")
+        return manifest
+
+    def units(self) -> dict[str, UnitFile]:
+        """Finished units, committed or not. Of two files the manifest's counts, else the first by name."""
+        files = self._files("")
+        paths = {file.path for file in files}
+        committed = [file for file in self._committed(self.manifest()) if file.path in paths]
+        best_last = sorted([*reversed(files), *committed], key=lambda file: file.name)
+        return {file.name: file for file in best_last}
+
+    def write(self, unit: str, tensors: Tensors, meta: Meta) -> Receipt:
+        """Tensors of any dtype and device, and finite JSON. A file of the unit with other bits stays too."""
+        return self._write(unit, pack(tensors, meta), ".safetensors")
+
+    def write_table(self, unit: str, table: pa.Table, meta: Meta) -> Receipt:
+        """Like `write`, for rows; uncompressed, as the bulk of them is fp16 logits."""
+        return self._write(unit, pack_table(table, meta), ".parquet")
+
+    def read(self, unit: str) -> tuple[Tensors, Meta]:
+        """As written, on the CPU. Reads raise Missing, or Damaged: `remove` the unit and build it anew."""
+        data = self._load(self._unit(unit))
+        return safetensors.torch.load(data), read_meta(data)
+
+    def read_table(self, unit: str) -> tuple[pa.Table, Meta]:
+        data = self._load(self._unit(unit))
+        return unpack_table(data), read_meta(data)
+
+    def receipt(self, unit: str) -> Receipt:
+        """What `write` returned, made again from the verified file."""
+        file = self._unit(unit)
+        data, name = self._load(file), file.path.rpartition("/")[2]
+        return Receipt(unit, name, hashlib.sha256(data).hexdigest(), len(data), read_meta(data))
+
+    def remove(self, unit: str) -> None:
+        """Drop a damaged unit, and first the manifest: the artifact does not exist any more."""
+        self.store._delete(f"{self.folder}/manifest.json", *(file.path for file in self._files("", unit)))
+
+    def commit(self, manifest: Meta) -> Meta:
+        """Write manifest.json, which makes the artifact exist; returns the manifest in force.
+
+        It has `units`: {unit: {"file", "sha256", "bytes", ...}}, as in Receipt. The first manifest stays
+        (losing that race is success) and later ones only add units: what is committed keeps its bits.
+        """
+        old, paths = self.manifest(), {file.path for file in self._files("")}
+        new = cast(Meta, json.loads(to_json({**manifest, "schema": SCHEMA})))
+        kept = [file.name for file in self._committed(old) if file.path in paths]
+        new["units"] |= {unit: old["units"][unit] for unit in kept if old}
+        for file in self._committed(new):
+            if file.path not in paths:
+                raise Missing(self.stage, self.key, file.name, self.store.path(file.path))
+        if old and old["units"] == new["units"]:
+            return old
+        data = to_json({**new, "digest": digest(new)}, indent=1).encode()
+        self.store.put(f"{self.folder}/manifest.json", data, first=not old)
+        return new if old or self.manifest() == new else self.commit(manifest)  # lost: add to the winner's
+
+    def verify(self) -> list[Damaged]:
+        """Compare every committed file with the manifest."""
+        found = []
+        for file in self._committed(self.manifest()):
+            try:
+                self._load(file)
+            except Damaged as damaged:
+                found.append(damaged)
+        return found
+
+    def save_checkpoint(self, unit: str, tensors: Tensors, meta: Meta) -> None:
+        """State inside a unit; the last two are kept."""
+        before = self._files("/checkpoints", unit)
+        number = int(before[-1].path.split(".")[-3]) + 1 if before else 0
+        self._write(unit, pack(tensors, meta), ".safetensors", f"checkpoints/{unit}.{number:08d}")
+        self.store._delete(*(file.path for file in before[:-1]))
+
+    def load_checkpoint(self, unit: str) -> tuple[Tensors, Meta] | None:
+        """The newest that is whole; a damaged one is skipped with a warning."""
+        for file in reversed(self._files("/checkpoints", unit)):
+            try:
+                data = self._load(file)
+                return safetensors.torch.load(data), read_meta(data)
+            except Damaged as damaged:
+                _log.warning("checkpoint skipped: %s", damaged)
+        return None
+
+    def drop_checkpoints(self, unit: str) -> None:
+        self.store._delete(*(file.path for file in self._files("/checkpoints", unit)))
+
+    def _files(self, subfolder: str, unit: str | None = None) -> list[UnitFile]:
+        """By name, that is checkpoints oldest first; all units, or one."""
+        folder = self.folder + subfolder
+        with self.store._access(folder):
+            selector = fs.FileSelector(self.store._at(folder), allow_not_found=True)
+            sizes = {info.base_name: info.size for info in self.store._fs.get_file_info(selector)}
+        found = [match for name in sorted(sizes) if (match := _FILE.fullmatch(name))]
+        return [UnitFile(m[1], f"{folder}/{m[0]}", m[2], sizes[m[0]]) for m in found if unit in (None, m[1])]
+
+    def _committed(self, manifest: Meta | None) -> list[UnitFile]:
+        units = manifest["units"].items() if manifest else ()
+        return [UnitFile(unit, f"{self.folder}/{e['file']}", e["sha256"], e["bytes"]) for unit, e in units]
+
+    def _unit(self, unit: str) -> UnitFile:
+        file = self.units().get(unit)
+        if file is None:
+            raise Missing(self.stage, self.key, unit, self.store.path(self.folder))
+        return file
+
+    def _write(self, unit: str, data: bytes, suffix: str, stem: str | None = None) -> Receipt:
+        assert re.fullmatch(_NAME, unit), unit
+        sha = hashlib.sha256(data).hexdigest()
+        file = f"{stem or unit}.{sha[:12]}{suffix}"
+        self.store.put(f"{self.folder}/{file}", data)
+        return Receipt(unit, file, sha, len(data), read_meta(data))
+
+    def _load(self, file: UnitFile) -> bytes:
+        data = self.store.get(file.path)
+        if data is None:
+            raise self._damaged(file.name, file.path, "is missing")
+        if len(data) != file.bytes:
+            raise self._damaged(file.name, file.path, f"has {len(data)} bytes instead of {file.bytes}")
+        if not hashlib.sha256(data).hexdigest().startswith(file.sha):
+            raise self._damaged(file.name, file.path, "has another checksum")
+        return data
+
+    def _damaged(self, unit: str, path: str, why: str) -> Damaged:
+        return Damaged(self.stage, self.key, unit, self.store.path(path), why)

@@ -1,0 +1,35 @@
+"""Stages: names, units, workers; the in-process mapper; the plan. Knows neither Ray nor the terminal."""
+
+from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, refitted, whole, with_seed
+from edc_ray.pipeline.graph import (
+    PlanRow,
+    check,
+    check_names,
+    commit,
+    core_seconds,
+    discard,
+    facts,
+    finish,
+    is_hit,
+    key,
+    manifest,
+    missing,
+    parents,
+    plan,
+    reports,
+    skipped,
+    tasks,
+    units,
+)
+from edc_ray.pipeline.local import Mapper, Tell, ensure, in_process
+from edc_ray.pipeline.stages import STAGES
+from edc_ray.pipeline.types import Output, Progress, Report, Stage, Step, Task, Tensors
+from edc_ray.pipeline.worker import Worker
+
+__all__ = [
+    "CONFIRM_SEED",
+    "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
+    "Tensors", "Worker", "arms", "check", "check_names", "commit", "core_seconds", "discard", "ensure",
+    "facts", "finish", "in_process", "is_hit", "key", "manifest", "missing", "parents", "plan", "refitted",
+    "reports", "skipped", "tasks", "units", "whole", "with_seed",
+]  # fmt: skip

@@ -1,0 +1,286 @@
+"""Names, dependencies and completion of artifacts: what there is to do, without doing it."""
+
+import functools
+import logging
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from operator import attrgetter
+from typing import Any
+
+from edc_ray import config
+from edc_ray.artifacts import Artifact, Damaged, Missing, Store
+from edc_ray.config import ConfigError, Experiment, Runtime
+from edc_ray.core import data, init, matching, models, train, views
+from edc_ray.pipeline.stages import STAGES
+from edc_ray.pipeline.types import Report, Task
+
+log = logging.getLogger(__name__)
+JUDGED = ("squeeze", "evaluate")  # the stages that read the val or test split
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def key(stage: str, experiment: Experiment, inputs: dict[str, str], content: str) -> str:
+    """Digest of the stage, its version, the config it reads and the keys of its inputs (architecture.md 4).
+
+    content: the dataset's fingerprint; it enters at ingest and through its key everywhere else.
+    """
+    row = STAGES[stage]
+    named: dict[str, Any] = {"stage": stage, "version": row.version}
+    named["reads"] = {path: config.hashed(attrgetter(path)(experiment)) for path in row.reads}
+    named["inputs"] = {name: inputs[name] for name in row.inputs}
+    if not row.inputs:
+        named["content"] = content
+    return config.digest(named)
+
+
+def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
+    """Every artifact of an experiment, inputs before their readers; one relabel and one evaluate per seed.
+
+    Raises:
+        ConfigError: the dataset is not there.
+    """
+    content, counts = _content(experiment.dataset)
+    kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
+    seeds = experiment.evaluate.seeds if "evaluate.seeds" in _reads(upto) else experiment.evaluate.seeds[:1]
+    chains = [_chain(experiment, seed, content, upto, len(counts), kept) for seed in seeds]
+    return list({(task.stage, task.key): task for chain in chains for task in chain}.values())
+
+
+@functools.lru_cache(maxsize=64)
+def _content(dataset: config.Dataset) -> tuple[str, tuple[int, ...]]:
+    """Fingerprint and training images per class; asked of the disk once a process."""
+    return data.fingerprint(dataset), data.class_counts(dataset)
+
+
+def _chain(experiment: Experiment, seed: int, content: str, upto: str, classes: int, fit: int) -> list[Task]:
+    one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
+    chain: dict[str, Task] = {}
+    for stage in _ancestors(upto):
+        keys = {name: chain[name].key for name in STAGES[stage].inputs}
+        inputs = dict(
+            pair for name in STAGES[stage].inputs for pair in (*chain[name].inputs, (name, keys[name]))
+        )
+        chain[stage] = Task(stage, one, key(stage, one, keys, content), tuple(inputs.items()), classes, fit)
+    return list(chain.values())
+
+
+def _reads(upto: str) -> set[str]:
+    return {path for stage in _ancestors(upto) for path in STAGES[stage].reads}
+
+
+def _ancestors(stage: str) -> list[str]:
+    """The stage and all it needs, in the order of STAGES."""
+    wanted = {stage}
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted |= set(STAGES[name].inputs)
+    return [name for name in STAGES if name in wanted]
+
+
+def parents(task: Task, among: Iterable[Task]) -> list[Task]:
+    """The tasks that must be there before this one: its direct inputs."""
+    wanted = {(name, dict(task.inputs)[name]) for name in STAGES[task.stage].inputs}
+    return list({(t.stage, t.key): t for t in among if (t.stage, t.key) in wanted}.values())
+
+
+# --- completion ---------------------------------------------------------------------------------------------
+
+
+def units(task: Task, runtime: Runtime, until: float = 1.0) -> list[str]:
+    """Unit names in order, without the fold "all". until: the share of the training that wants labels."""
+    return STAGES[task.stage].units(task, runtime, until)
+
+
+def finish(task: Task) -> bool:
+    """Whether the stage folds its units into "all" at the end."""
+    return STAGES[task.stage].finish is not None
+
+
+def skipped(task: Task, runtime: Runtime) -> bool:
+    """Labels made inline are part of the student's name, but never stored."""
+    return task.stage == "relabel" and runtime.labels == "inline"
+
+
+def _artifact(task: Task, store: Store) -> Artifact:
+    return store.artifact(task.stage, task.key)
+
+
+def is_hit(task: Task, store: Store, runtime: Runtime, until: float = 1.0) -> bool:
+    """Committed; labels also have every page that is wanted."""
+    manifest = _artifact(task, store).manifest()
+    if manifest is None:
+        return False
+    return task.stage != "relabel" or set(units(task, runtime, until)) <= set(manifest["units"])
+
+
+def missing(task: Task, store: Store, runtime: Runtime, until: float = 1.0) -> list[str]:
+    """Units that have no finished file yet; "all" is not among them."""
+    done = _artifact(task, store).units()
+    return [unit for unit in units(task, runtime, until) if unit not in done]
+
+
+def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
+    """Write the manifest, which makes the artifact exist. Losing a race is success: the winner's returns."""
+    artifact = _artifact(task, store)
+    names = sorted(artifact.units()) if task.stage == "relabel" else units(task, runtime)
+    names += ["all"] if finish(task) else []
+    receipts = {name: artifact.receipt(name) for name in names}
+    exp, row = task.experiment, STAGES[task.stage]
+    manifest = {
+        "stage": task.stage,
+        "version": row.version,
+        "key": task.key,
+        "inputs": dict(task.inputs),
+        "reads": {path: config.hashed(attrgetter(path)(exp)) for path in row.reads},
+        "units": {
+            n: {"file": r.file, "sha256": r.sha256, "bytes": r.bytes, "meta": r.meta}
+            for n, r in receipts.items()
+        },
+        "seconds": sum(r.meta["seconds"] for r in receipts.values()),
+        "core_seconds": sum(r.meta["core_seconds"] for r in receipts.values()),
+        "made": {"at": _now()} | _versions(),
+        "runtime": config.dump(runtime),
+    }
+    if task.stage in JUDGED and exp.split.val == 0:
+        read = {"at": _now(), "why": f"{task.stage} of {task}", "dataset": exp.dataset.name, "key": task.key}
+        store.append_line("test_reads.jsonl", read)
+    return artifact.commit(manifest)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    """Of what makes the numbers; where they were made is in each unit's meta."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "numpy")
+    }
+
+
+def manifest(task: Task, store: Store) -> dict[str, Any]:
+    """The manifest of a finished artifact."""
+    found = _artifact(task, store).manifest()
+    assert found is not None, f"{task} is not finished"
+    return found
+
+
+def facts(task: Task, store: Store) -> dict[str, Any]:
+    """What the fold, or the only unit, of a finished artifact says about it."""
+    found = manifest(task, store)["units"]
+    return dict(found["all" if "all" in found else next(iter(found))]["meta"])
+
+
+def core_seconds(task: Task, store: Store) -> float:
+    """Core-seconds of the artifact's units; 0 where it was never finished or never stored."""
+    found = _artifact(task, store).manifest()
+    return float(found["core_seconds"]) if found else 0.0
+
+
+def reports(task: Task, store: Store) -> tuple[Report, ...]:
+    """The accuracy curve of a finished evaluation."""
+    return tuple((int(at), float(value)) for at, value in facts(task, store)["reports"])
+
+
+def discard(error: BaseException | None, store: Store) -> str | None:
+    """If the error says that a file is damaged or gone: its artifact's key, after removing what is left.
+
+    Looks again first, so that an error that comes late does not remove what was made anew meanwhile.
+    """
+    if not isinstance(error, Damaged | Missing):
+        return None
+    artifact = store.artifact(error.stage, error.key)
+    try:
+        artifact.receipt(error.unit)
+    except (Damaged, Missing):
+        log.warning("%s; it is removed and made again", error)
+        artifact.remove(error.unit)
+    return error.key
+
+
+# --- before anything runs -----------------------------------------------------------------------------------
+
+
+def check_names(experiment: Experiment) -> None:
+    """Refuse what the tables do not have; needs no dataset.
+
+    Raises:
+        ConfigError: names the field, its value and what is legal.
+    """
+    tables: Sequence[tuple[str, Iterable[str]]] = (
+        ("init.kind", init.INITS), ("recover.matching.loss", matching.MATCHERS), ("relabel.mix", views.MIXES),
+        ("squeeze.schedule", train.SCHEDULES), ("evaluate.schedule", train.SCHEDULES),
+        ("evaluate.student", models.MODELS),
+    )  # fmt: skip
+    for path, table in tables:
+        if (name := attrgetter(path)(experiment)) not in table:
+            raise config.unknown(path, name, table)
+    for i, name in enumerate(experiment.squeeze.observers):
+        if name not in models.MODELS:
+            raise config.unknown(f"squeeze.observers.{i}", name, models.MODELS)
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse, before any compute, what the tables and the dataset do not allow.
+
+    Raises:
+        ConfigError: names the field, its value and what is legal.
+    """
+    check_names(experiment)
+    counts = _counts(experiment.dataset)
+    least = min(count - data.held_out(count, experiment.split.val) for count in counts)
+    if experiment.init.ipc > least:
+        legal = f"the smallest class keeps {least} training images after split.val = {experiment.split.val:g}"
+        raise ConfigError("init.ipc", experiment.init.ipc, f"must be <= {least}: {legal}")
+    for name in (experiment.evaluate.student, *experiment.squeeze.observers):
+        _check_size(name, len(counts), experiment.dataset.size_px)
+
+
+# A sweep checks every value of every knob, hence the memories.
+_counts = functools.lru_cache(maxsize=64)(data.class_counts)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_size(model: str, classes: int, size_px: int) -> None:
+    models.build(model, classes, size_px, 0)  # refuses images too small for it
+
+
+def _recover_note(experiment: Experiment, classes: int) -> str:
+    cfg, notes = experiment.recover, []
+    if classes <= cfg.classes_per_group:
+        notes.append("one group: nothing to shard (recover.classes_per_group)")
+    if cfg.flatness.kind == "sam":
+        notes.append("SAM: two forwards and backwards an iteration")
+    return "; ".join(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One artifact of a plan."""
+
+    task: Task
+    hit: bool
+    units: int
+    missing: int
+    note: str = ""
+
+
+def plan(experiment: Experiment, store: Store, runtime: Runtime) -> list[PlanRow]:
+    """The stage graph with what is there and what is to do; runs nothing and writes nothing."""
+    rows = []
+    for task in tasks(experiment):
+        hit = is_hit(task, store, runtime)
+        names = units(task, runtime)
+        left = 0 if hit else len(missing(task, store, runtime))
+        note = ""
+        if skipped(task, runtime):
+            hit, left, note = False, 0, "inline: made by the student's worker"
+        elif task.stage == "recover":
+            note = _recover_note(experiment, task.classes)
+        rows.append(PlanRow(task, hit, len(names), left, note))
+    return rows

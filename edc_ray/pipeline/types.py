@@ -1,0 +1,98 @@
+"""The few types that stages, workers and mappers share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from edc_ray.config import Experiment, Runtime
+
+if TYPE_CHECKING:
+    from edc_ray.pipeline.worker import Inputs
+
+Tensors = dict[str, torch.Tensor]
+Report = tuple[int, float]  # (per mille of the student's training, accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One artifact to make: small and picklable.
+
+    inputs: every ancestor, as (stage, key).
+    classes, fit: how many classes and training images (without val) there are.
+    """
+
+    stage: str
+    experiment: Experiment
+    key: str
+    inputs: tuple[tuple[str, str], ...]
+    classes: int
+    fit: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}-{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A moment inside a unit where it can be interrupted. pack() makes the checkpoint; None = start again."""
+
+    done: int
+    total: int
+    pack: Callable[[], Tensors] | None = None
+    reports: tuple[Report, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a unit leaves: tensors or, where rows are its nature, a table; and facts for the manifest."""
+
+    tensors: Tensors = field(default_factory=dict)
+    table: pa.Table | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running unit tells its mapper."""
+
+    done: int
+    total: int
+    reports: tuple[Report, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit at work: what a stage's function gets."""
+
+    task: Task
+    unit: str
+    inputs: "Inputs"
+    saved: Tensors | None
+    saved_reports: tuple[Report, ...]
+    until: float
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.task.experiment
+
+
+Run = Callable[[Job], Iterator[Step | Output]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A row of STAGES.
+
+    reads: the config paths that enter the key. inputs: the stages it reads. units: their names, in order,
+    given the share of the student's training that is wanted. finish: folds them into the unit "all".
+    """
+
+    version: int
+    reads: tuple[str, ...]
+    inputs: tuple[str, ...]
+    units: Callable[[Task, Runtime, float], list[str]]
+    run: Run
+    finish: Run | None = None

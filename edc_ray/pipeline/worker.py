@@ -1,0 +1,207 @@
+"""Runs one unit at a time in this process: inputs, checkpoints, the clock, the written file.
+
+The in-process mapper, Ray's actors and the label job all run this same code.
+"""
+
+import functools
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from edc_ray.artifacts import Receipt, Store
+from edc_ray.config import Runtime
+from edc_ray.core import data, models
+from edc_ray.pipeline import graph
+from edc_ray.pipeline.stages import STAGES
+from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors
+
+T = TypeVar("T")
+CACHED = 12  # inputs kept in memory, least recently used first out
+TELL_SECONDS = 0.5  # time between two Progress without news
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """The real images of an experiment, on the worker's device."""
+
+    fit: Tensor  # normalised, what observers and statistics see
+    fit_labels: Tensor
+    fit_bytes: tuple[Tensor, Tensor]  # (uint8 images, labels) of the same, on the CPU
+    judge: Tensor  # normalised; val or, where nothing is held out, test
+    judge_labels: Tensor
+    judged: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    size: int
+
+
+class Inputs:
+    """What a unit reads: artifacts, checked and turned into what core wants, kept for the next unit."""
+
+    def __init__(self, store: Store, runtime: Runtime, device: torch.device) -> None:
+        self.store, self.runtime, self.device = store, runtime, device
+        self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+
+    def _keep(self, make: Callable[[], T], *key: str) -> T:
+        if key not in self._kept:
+            self._kept[key] = make()
+            if len(self._kept) > CACHED:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return cast(T, self._kept[key])
+
+    def unit(self, stage: str, key: str, unit: str) -> tuple[Tensors, dict[str, Any]]:
+        return self.store.artifact(stage, key).read(unit)
+
+    def unit_names(self, task: Task) -> list[str]:
+        return graph.units(task, self.runtime)
+
+    def all(self, stage: str, task: Task) -> Tensors:
+        """The folded result of an input stage."""
+        key = dict(task.inputs)[stage]
+        return self._keep(lambda: self.unit(stage, key, "all")[0], "all", stage, key)
+
+    def real(self, task: Task) -> Real:
+        key, split = dict(task.inputs)["ingest"], task.experiment.split
+        return self._keep(lambda: self._real(task, key), "real", key, str(split))
+
+    def _real(self, task: Task, key: str) -> Real:
+        tensors, meta = self.unit("ingest", key, "all")
+        mean, std = tuple(meta["mean"]), tuple(meta["std"])
+        images, labels = tensors["train"], tensors["train_labels"]
+        split = task.experiment.split
+        fit, held = data.split(labels, split.val, split.seed)
+        judged = "val" if split.val > 0 else "test"
+        judge, judge_labels = (
+            (images[held], labels[held]) if judged == "val" else (tensors["test"], tensors["test_labels"])
+        )
+
+        def ready(pixels: Tensor) -> Tensor:
+            return data.normalize(pixels, mean, std).to(self.device)
+
+        return Real(
+            fit=ready(images[fit]), fit_labels=labels[fit].to(self.device),
+            fit_bytes=(images[fit], labels[fit]),
+            judge=ready(judge), judge_labels=judge_labels.to(self.device), judged=judged,
+            mean=mean, std=std, classes=tuple(meta["classes"]), size=images.shape[-1],
+        )  # fmt: skip
+
+    def observers(self, task: Task) -> dict[str, nn.Module]:
+        """The trained observers in eval mode, frozen, in visiting order."""
+        key = dict(task.inputs)["squeeze"]
+        return self._keep(lambda: self._observers(task, key), "observers", key)
+
+    def _observers(self, task: Task, key: str) -> dict[str, nn.Module]:
+        real, nets = self.real(task), {}
+        for name in task.experiment.squeeze.observers:
+            tensors, _ = self.unit("squeeze", key, name)
+            net = models.build(name, len(real.classes), real.size, 0)
+            net.load_state_dict(
+                {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+            )
+            nets[name] = net.to(self.device).eval().requires_grad_(False)
+        return nets
+
+    def start_images(self, task: Task) -> tuple[Tensor, Tensor]:
+        """(normalised condensed images, labels), as stored, on the device."""
+        real, tensors = self.real(task), self.all("recover", task)
+        return data.normalize(tensors["images"], real.mean, real.std).to(self.device), tensors["labels"].to(
+            self.device
+        )
+
+    def label_table(self, task: Task, page: str) -> pa.Table | None:
+        """A stored page of labels; None where they are made inline."""
+        if self.runtime.labels == "inline":
+            return None
+        return self.store.artifact("relabel", dict(task.inputs)["relabel"]).read_table(page)[0]
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """ "auto" is the GPU where there is one."""
+    if runtime.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(runtime.device)
+
+
+class Worker:
+    """Keeps the inputs of earlier units; `run` is a generator, and closing it leaves only checkpoints."""
+
+    def __init__(self, store: Store, runtime: Runtime) -> None:
+        self.store, self.runtime = store, runtime
+        device = pick_device(runtime)
+        self._inputs = Inputs(store, runtime, device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._place = {"host": platform.node(), "device": name}
+
+    def run(self, task: Task, unit: str, until: float = 1.0) -> Iterator[Progress | Receipt]:
+        """Resume the unit from its checkpoint, run it, write its file; the last item is its Receipt.
+
+        until: an evaluation stops at this share of the training, leaving a checkpoint and no Receipt.
+
+        Raises:
+            FloatingPointError: a loss is not finite. Damaged: an input did not pass its check.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.runtime.threads)
+        torch.set_float32_matmul_precision("high" if task.experiment.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = task.experiment.precision == "tf32"
+        try:
+            yield from self._run(task, unit, until)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
+        artifact, stage = self.store.artifact(task.stage, task.key), STAGES[task.stage]
+        saved, meta = artifact.load_checkpoint(unit) or (None, {})
+        reports = tuple((int(at), float(value)) for at, value in meta.get("reports", ()))
+        job = Job(task, unit, self._inputs, saved, reports, until)
+        function = stage.finish if unit == "all" and stage.finish else stage.run
+        watch = _Stopwatch(meta.get("seconds", 0.0), meta.get("core_seconds", 0.0))
+        step, told = Step(0, 1, reports=reports), reports
+        for item in function(job):
+            if isinstance(item, Output):
+                facts = item.meta | watch.read() | self._place
+                write = functools.partial(artifact.write, unit, item.tensors)
+                if item.table is not None:
+                    write = functools.partial(artifact.write_table, unit, item.table)
+                receipt = write(facts)
+                artifact.drop_checkpoints(unit)
+                yield receipt
+                return
+            step = item
+            if step.pack is not None and watch.since("saved") >= self.runtime.checkpoint_seconds:
+                watch.mark("saved")
+                artifact.save_checkpoint(unit, step.pack(), watch.read() | {"reports": step.reports})
+            if step.reports != told or watch.since("told") >= TELL_SECONDS:
+                watch.mark("told")
+                told = step.reports
+                yield Progress(step.done, step.total, step.reports)
+        if step.pack is not None:
+            artifact.save_checkpoint(unit, step.pack(), watch.read() | {"reports": step.reports})
+        yield Progress(step.done, step.total, step.reports)
+
+
+class _Stopwatch:
+    """Wall and processor seconds of a unit, those before an interruption included; and marks in time."""
+
+    def __init__(self, seconds: float, core_seconds: float) -> None:
+        now = time.monotonic()
+        self._start, self._core = now - seconds, time.process_time() - core_seconds
+        self._marks = {"saved": now, "told": now}
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.monotonic() - self._start, "core_seconds": time.process_time() - self._core}
+
+    def since(self, mark: str) -> float:
+        return time.monotonic() - self._marks[mark]
+
+    def mark(self, mark: str) -> None:
+        self._marks[mark] = time.monotonic()
