@@ -1,0 +1,125 @@
+"""Ray's side of the pool: a unit runs in a process of its own, anywhere in the cluster.
+
+Ray knows nothing of EDC here: an actor is pipeline.Worker behind a streaming call. Supervision is ours
+(max_restarts=0): an actor that Ray restarts itself can wait for a lost node for ever (ray.md 0.4).
+"""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from edc_ray.artifacts import Receipt, Store
+from edc_ray.config import Runtime
+from edc_ray.distributed.ledger import UnitFailed, WorkerLost
+from edc_ray.pipeline import Progress, Task, Worker
+
+
+@ray.remote(max_restarts=0)
+class UnitActor:
+    """A pipeline.Worker in a process of its own."""
+
+    def __init__(self, root: str, runtime: Runtime) -> None:
+        self._worker = Worker(Store(root), runtime)
+
+    def run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
+        yield from self._worker.run(task, unit, until)
+
+
+def start_actor(root: str, runtime: Runtime) -> Any:
+    """An actor with the worker's share of the cluster; without a GPU of its own it keeps off the others'."""
+    if not runtime.gpus_per_worker and runtime.device == "auto":
+        runtime = replace(runtime, device="cpu")
+    share = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+    return UnitActor.options(**share).remote(root, runtime)  # type: ignore[attr-defined]
+
+
+def own_error(error: RayError) -> BaseException:
+    """What went wrong inside the actor; what is no error of the unit means that the worker is lost."""
+    cause: BaseException | None = error
+    while isinstance(cause, RayTaskError):  # nested, where it has crossed several processes
+        cause = cause.cause
+    if cause is None or isinstance(cause, RayError):
+        return WorkerLost(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    return cause
+
+
+class RayWorker:
+    """What the Broker spawns."""
+
+    def __init__(self, root: str, runtime: Runtime) -> None:
+        self._actor = start_actor(root, runtime)
+
+    async def run(self, task: Task, unit: str, until: float, /) -> AsyncGenerator[Progress | Receipt, None]:
+        call = self._actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
+        stream, ended = call.remote(task, unit, until), False
+        try:
+            async for item in stream:
+                yield await item
+            ended = True
+        except RayError as error:
+            ended = True
+            raise own_error(error) from None
+        finally:
+            if not ended:
+                ray.cancel(stream)
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+class RayMapper:
+    """pipeline.Mapper over a pool of actors: the same results as in process, for any number of them.
+
+    Actors stay for later calls, as starting one takes seconds, and end with the mapper. A unit whose worker
+    was lost goes to another one, up to runtime.unit_retries times.
+    """
+
+    def __init__(self, root: str, runtime: Runtime) -> None:
+        self._root, self._runtime = root, runtime
+        self._idle: list[Any] = []
+
+    def __call__(self, task: Task, units: Sequence[str]) -> Iterator[tuple[str, Progress | Receipt]]:
+        """Raises UnitFailed when a unit has cost too many workers, else the unit's own error."""
+        todo, losses = list(units), dict.fromkeys(units, 0)
+        busy = dict[Any, tuple[Any, str]]()
+        stream: Any
+        try:
+            while todo or busy:
+                while todo and len(busy) < self._runtime.workers:
+                    actor = self._idle.pop() if self._idle else start_actor(self._root, self._runtime)
+                    unit = todo.pop(0)
+                    call = actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
+                    busy[call.remote(task, unit, 1.0)] = (actor, unit)
+                (stream,), _ = ray.wait(list(busy), num_returns=1)
+                actor, unit = busy[stream]
+                try:
+                    yield unit, ray.get(next(stream))
+                except StopIteration:
+                    del busy[stream]
+                    self._idle.append(actor)
+                except RayError as error:
+                    cause = own_error(error)
+                    if not isinstance(cause, WorkerLost):
+                        raise cause from None
+                    losses[unit] += 1
+                    if losses[unit] > self._runtime.unit_retries:
+                        raise UnitFailed(
+                            task.stage, task.key, unit, f"{losses[unit]} workers were lost: {cause}"
+                        ) from None
+                    del busy[stream]
+                    for lost in (actor, *self._idle):  # as in the Ledger: the node may be gone
+                        _kill(lost)
+                    self._idle.clear()
+                    todo.insert(0, unit)
+        finally:
+            for actor, _ in busy.values():
+                _kill(actor)
+
+
+def _kill(actor: Any) -> None:
+    with suppress(RayError):
+        ray.kill(actor)
