@@ -1,0 +1,198 @@
+"""`edc-ray`: condense one experiment, plan one or a sweep, run a sweep, report on it."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edc_ray import pipeline, presets, sweep
+from edc_ray.artifacts import Receipt, Store
+from edc_ray.config import Experiment, NotThere, Runtime, Sweep
+
+TELL_SECONDS = 2.0  # between two lines about one stage
+
+
+def load(target: str, changes: Sequence[str]) -> tuple[Sweep, Experiment]:
+    """A preset or a file (a sweep, or a best.yaml), with changes.
+
+    Raises:
+        ConfigError: names the path, the value and what is legal.
+    """
+    if _section(target):
+        return sweep.load_file(target, changes)
+    return sweep.with_changes(Sweep(preset=target), changes)
+
+
+def _section(target: str) -> str:
+    """Where the fields of the experiment are: a file has them in a section of their own."""
+    return "experiment" if Path(target).suffix in (".yaml", ".yml") else ""
+
+
+# --- condense -----------------------------------------------------------------------------------------------
+
+
+class Teller:
+    """Prints how the stages go: units done of all, rate and time left, hits."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._began = runtime, time.monotonic()
+        self._told: dict[str, float] = {}
+        self._done: dict[str, set[str]] = {}
+        self._hits: set[str] = set()
+
+    def __call__(self, task: pipeline.Task, unit: str, item: pipeline.Progress | Receipt | None) -> None:
+        name, now = str(task), time.monotonic()
+        if item is None:
+            if name not in self._hits and name not in self._done:
+                print(f"{task.stage:<10} there already ({name})", flush=True)
+            self._hits.add(name)
+            return
+        done = self._done.setdefault(name, set())
+        self._told.setdefault(name, now)
+        if isinstance(item, Receipt):
+            done.add(unit)
+        count = len(pipeline.units(task, self._runtime)) + pipeline.finish(task)
+        if len(done) < count and now - self._told[name] < TELL_SECONDS:
+            return
+        inside = f", {unit} at {item.done}/{item.total}" if isinstance(item, pipeline.Progress) else ""
+        self._told[name] = now
+        print(f"{task.stage:<10} {len(done)}/{count} units{inside}, {now - self._began:.1f} s", flush=True)
+
+
+def condense(target: str, changes: Sequence[str], on_ray: bool) -> None:
+    """One experiment and its baselines, end to end; every seed of evaluate.seeds is one student."""
+    from edc_ray import report
+
+    settings, experiment = load(target, changes)
+    with sweep.under(_section(target)):
+        pipeline.check(experiment)
+    experiment = sweep.anchored(experiment)
+    store = Store(settings.runtime.store)
+    store.check()
+    if on_ray:
+        with sweep.cluster(settings):
+            from edc_ray.distributed.workers import RayMapper
+
+            _build(experiment, store, settings.runtime, RayMapper(store.path(), settings.runtime))
+    else:
+        _build(experiment, store, settings.runtime, pipeline.in_process(store, settings.runtime))
+    print("\n".join(report.condensed(experiment, store)))
+
+
+def _build(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipeline.Mapper) -> None:
+    teller = Teller(runtime)
+    for name, arm in pipeline.arms(experiment).items():
+        print(f"{name}:", flush=True)
+        pipeline.ensure(arm, store, runtime, mapper, teller)
+    print("whole data:", flush=True)
+    pipeline.ensure(pipeline.whole(experiment), store, runtime, mapper, teller, upto="squeeze")
+
+
+# --- plan ---------------------------------------------------------------------------------------------------
+
+
+def plan(target: str, changes: Sequence[str]) -> None:
+    """The stage graph with hits and misses, and what is missing; runs and writes nothing."""
+    settings, experiment = load(target, changes)
+    store = Store(settings.runtime.store)
+    store.check()
+    missing = None
+    try:
+        with sweep.under(_section(target)):
+            pipeline.check_names(experiment)
+        if settings.search:
+            sweep.check(settings, experiment)
+        else:
+            with sweep.under(_section(target)):
+                pipeline.check(experiment)
+    except NotThere as error:
+        missing = error
+    if settings.search:
+        print(f"sweep {settings.name}: {settings.budget.trials} trials over {len(settings.search)} knobs")
+    if missing:
+        print(f"missing: {missing}")
+        print("stages: " + " -> ".join(pipeline.STAGES))
+    else:
+        _print_plan(experiment, store, settings)
+    _print_devices(settings.runtime)
+
+
+def _print_plan(experiment: Experiment, store: Store, settings: Sweep) -> None:
+    swept = {stage for stage, row in pipeline.STAGES.items() if _is_swept(row.reads, settings)}
+    print(f"{'artifact':<24} {'units':>6} {'to do':>6}")
+    for row in pipeline.plan(experiment, store, settings.runtime):
+        note = "hit" if row.hit else row.note
+        if swept & {row.task.stage, *dict(row.task.inputs)}:
+            note = "; ".join(filter(None, [note, "per trial"]))
+        print(f"{row.task!s:<24} {row.units:>6} {row.missing:>6}  {note}".rstrip())
+
+
+def _is_swept(reads: Sequence[str], settings: Sweep) -> bool:
+    return any(f"{knob}.".startswith(f"{path}.") for path in reads for knob in settings.search)
+
+
+def _print_devices(runtime: Runtime) -> None:
+    import torch
+
+    if runtime.gpus_per_worker and not torch.cuda.is_available():
+        print(
+            f"note: runtime.gpus_per_worker = {runtime.gpus_per_worker:g} and this machine has no GPU; "
+            "an autoscaling cluster starts with none and adds them, a fixed one needs them"
+        )
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edc-ray", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str, target: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("target", metavar=target)
+        if name != "report":
+            command.add_argument(
+                "--set", action="append", default=[], metavar="PATH=VALUE", help="change one field"
+            )
+        return command
+
+    presets_text = f"a YAML file, or a preset: {', '.join(presets.PRESETS)}"
+    condense_command = add("condense", "one experiment end to end, with its baselines", "FILE|PRESET")
+    condense_command.epilog = presets_text
+    condense_command.add_argument(
+        "--ray", action="store_true", help="on Ray actors instead of in this process"
+    )
+    add("plan", "what there is to do, and what is missing; runs nothing", "FILE|PRESET").epilog = presets_text
+    add("sweep", "as python -m edc_ray.sweep", "FILE")
+    add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER")
+    return parser
+
+
+def _report(folder: str) -> None:
+    from edc_ray import report
+
+    claim = report.open_claim(Path(folder))
+    print("\n".join(report.leaderboard(claim)))
+    if not claim.missing():
+        report.write(claim, None, print)
+    else:
+        print("the confirmation is not finished; the same sweep command goes on with it")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 = done; 1 = failed; 2 = the input is wrong."""
+    args = _parser().parse_args(argv)
+    commands: dict[str, Callable[[], Any]] = {
+        "condense": lambda: condense(args.target, args.set, args.ray),
+        "plan": lambda: plan(args.target, args.set),
+        "sweep": lambda: sweep.run(sweep.prepare(args.target, args.set)),
+        "report": lambda: _report(args.target),
+    }
+    return sweep.guarded(commands[args.command])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

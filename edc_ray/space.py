@@ -1,0 +1,333 @@
+"""The search space and the study: YAML knobs as Optuna distributions. Knows no Ray, so bad input ends early.
+
+The Optuna study, a journal in the sweep's folder, is the only truth of a sweep (architecture.md 6).
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from edc_ray import config
+from edc_ray.config import ConfigError, Experiment, Knob, Sweep
+
+STUDY = "sweep"
+METRIC = "accuracy"  # on val, as a fraction; higher is better
+END = 1000  # progress, in per mille of the student's training, of a trial that was not stopped
+
+
+# --- the space ----------------------------------------------------------------------------------------------
+
+
+def check(search: Mapping[str, Knob], base: Experiment) -> None:
+    """Every knob is a field, every value in its range legal there, every `when` names a choice of another
+    knob.
+
+    Raises:
+        ConfigError: with the path below `search`.
+    """
+    if not search:
+        raise ConfigError(
+            "search", {}, "needs at least one knob: a config path with low and high, or choices"
+        )
+    fields = config.paths(Experiment)
+    for path, knob in search.items():
+        if path not in fields:
+            raise config.unknown(f"search.{path}", _plain(knob), fields, name=path)
+        if path.startswith(("split.", "dataset.")) or path in ("seed", "init.seed", "evaluate.seeds"):
+            raise ConfigError(
+                f"search.{path}", _plain(knob), "cannot be searched: it would change what is compared"
+            )
+        distribution(path, knob)
+        _check_when(path, knob, search)
+    order(search)
+    check_values(search, base, lambda changed: None)
+
+
+def check_values(search: Mapping[str, Knob], base: Experiment, verify: Callable[[Experiment], None]) -> None:
+    """Every choice and every end of a range, one at a time, makes an experiment that `verify` accepts.
+
+    Raises:
+        ConfigError: with the path below `search`.
+    """
+    for path, knob in search.items():
+        for name, value in ends(knob):
+            try:
+                verify(config.override(base, {path: value}))
+            except ConfigError as error:
+                where, inside = f"search.{path}.{name}", error.path.removeprefix(path)
+                if error.path == path or (error.path.startswith(path) and inside.startswith(".")):
+                    raise ConfigError(where + inside, error.value, error.legal) from None
+                raise ConfigError(where, value, f"{error.path} {error.legal}") from None
+
+
+def check_grid(sweep: Sweep) -> None:
+    """A grid has points, and each is computed once.
+
+    Raises:
+        ConfigError: a knob that is a range, or a budget larger than the grid.
+    """
+    for path, knob in sweep.search.items():
+        if knob.choices is None:
+            raise ConfigError(f"search.{path}", _plain(knob), "needs choices: sampler grid takes no range")
+    points = math.prod(len(knob.choices or ()) for knob in sweep.search.values())
+    if sweep.budget.trials > points:
+        raise ConfigError(
+            "budget.trials", sweep.budget.trials, f"must be <= {points}, the points of the grid"
+        )
+
+
+def _plain(knob: Knob) -> dict[str, Any]:
+    return {k: v for k, v in config.dump(knob).items() if v is not None and v is not False and v != {}}
+
+
+def ends(knob: Knob) -> list[tuple[str, Any]]:
+    """(name below the knob, value): its choices, or the two ends of its range."""
+    if knob.choices is not None:
+        return [(f"choices.{i}", choice) for i, choice in enumerate(knob.choices)]
+    return [("low", _number(knob.low, knob)), ("high", _number(knob.high, knob))]
+
+
+def _number(value: float | None, knob: Knob) -> float | int | None:
+    """An end of a range as the field wants it: whole numbers stay integers."""
+    return int(value) if value is not None and _whole(knob) else value
+
+
+def _whole(knob: Knob) -> bool:
+    return all(isinstance(v, int) or (v is not None and float(v).is_integer()) for v in (knob.low, knob.high))
+
+
+def _check_when(path: str, knob: Knob, search: Mapping[str, Knob]) -> None:
+    for parent, value in knob.when.items():
+        if parent not in search:
+            raise config.unknown(f"search.{path}.when", parent, search)
+        choices = search[parent].choices
+        wanted = value if isinstance(value, list) else [value]
+        if choices is None or not wanted or not all(v in choices for v in wanted):
+            legal = f"must be among the choices of {parent}: {list(choices) if choices else 'it has none'}"
+            raise ConfigError(f"search.{path}.when.{parent}", value, legal)
+
+
+def distribution(path: str, knob: Knob) -> BaseDistribution:
+    """The Optuna distribution of one knob, of the field's own type.
+
+    Raises:
+        ConfigError: neither a range nor choices, an empty one, or a range for a field that is no number.
+    """
+    where, given = f"search.{path}", _plain(knob)
+    if (knob.choices is None) == (knob.low is None and knob.high is None):
+        raise ConfigError(where, given, "needs either choices, or low and high")
+    if knob.choices is not None:
+        if not knob.choices or len({_code(c) for c in knob.choices}) < len(knob.choices):
+            raise ConfigError(f"{where}.choices", list(knob.choices), "needs at least one value, each once")
+        if knob.log or knob.step is not None:
+            raise ConfigError(where, given, "choices take neither log nor step")
+        return CategoricalDistribution([_code(choice) for choice in knob.choices])
+    kind = config.paths(Experiment)[path].type
+    if kind not in (int, float):
+        raise ConfigError(where, given, "needs choices: the field is no number")
+    if knob.low is None or knob.high is None or not knob.low < knob.high:
+        raise ConfigError(where, given, "needs low < high")
+    if knob.log and knob.low <= 0:
+        raise ConfigError(f"{where}.low", knob.low, "must be > 0, as log is true")
+    if knob.step is not None:
+        _check_step(f"{where}.step", knob.step, Decimal(str(knob.high)) - Decimal(str(knob.low)), knob.log)
+    if kind is float:
+        return FloatDistribution(knob.low, knob.high, log=knob.log, step=knob.step)
+    if not _whole(knob) or (knob.step is not None and not float(knob.step).is_integer()):
+        raise ConfigError(where, given, "needs whole numbers")
+    return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
+
+
+def _check_step(where: str, step: float, width: Decimal, log: bool) -> None:
+    """Optuna would shrink a range that the step does not divide, in decimals."""
+    if log:
+        raise ConfigError(where, step, "must be absent, as log is true")
+    if not 0 < step <= width or width % Decimal(str(step)):
+        raise ConfigError(where, step, f"must be > 0 and divide high - low = {width:g}")
+
+
+def _code(choice: Any) -> Any:
+    """Lists and mappings as JSON text, since Optuna's categories are scalars."""
+    return json.dumps(choice) if isinstance(choice, list | tuple | dict) else choice
+
+
+def _decode(value: Any, knob: Knob) -> Any:
+    """The choice, as the file has it, that Optuna knows by `value`."""
+    return next((choice for choice in knob.choices or () if _code(choice) == value), value)
+
+
+def order(search: Mapping[str, Knob]) -> list[str]:
+    """Paths with every knob after those that its `when` names.
+
+    Raises:
+        ConfigError: knobs that wait for each other.
+    """
+    placed: list[str] = []
+    while len(placed) < len(search):
+        ready = [p for p, knob in search.items() if p not in placed and set(knob.when) <= set(placed)]
+        if not ready:
+            stuck = next(p for p in search if p not in placed)
+            raise ConfigError(
+                f"search.{stuck}.when", search[stuck].when, "knobs wait for each other in a circle"
+            )
+        placed += ready
+    return placed
+
+
+def active(knob: Knob, chosen: Mapping[str, Any]) -> bool:
+    """Whether the knob's `when` holds for the values chosen so far."""
+    return all(
+        parent in chosen and chosen[parent] in (value if isinstance(value, list) else [value])
+        for parent, value in knob.when.items()
+    )
+
+
+class Space:
+    """The define-by-run space that OptunaSearch calls; picklable, since Tune saves its searcher."""
+
+    def __init__(self, search: Mapping[str, Knob]) -> None:
+        self.knobs = {path: search[path] for path in order(search)}
+
+    def __call__(self, trial: optuna.Trial) -> None:
+        chosen: dict[str, Any] = {}
+        for path, knob in self.knobs.items():
+            if active(knob, chosen):
+                chosen[path] = _decode(_suggest(trial, path, distribution(path, knob)), knob)
+
+
+def _suggest(trial: optuna.Trial, path: str, wanted: BaseDistribution) -> Any:
+    if isinstance(wanted, CategoricalDistribution):
+        return trial.suggest_categorical(path, wanted.choices)
+    if isinstance(wanted, IntDistribution):
+        return trial.suggest_int(path, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+    assert isinstance(wanted, FloatDistribution)
+    return trial.suggest_float(path, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+
+
+def apply(base: Experiment, chosen: Mapping[str, Any], search: Mapping[str, Knob]) -> Experiment:
+    """The experiment of one trial."""
+    return config.override(base, {path: _decode(value, search[path]) for path, value in chosen.items()})
+
+
+# --- the study ----------------------------------------------------------------------------------------------
+
+
+class Grid(GridSampler):
+    """Optuna's, without the Study.stop at its last point, which raises unless Study.optimize runs."""
+
+    def after_trial(self, *told: Any) -> None:
+        pass
+
+
+def sampler(sweep: Sweep, asked: int) -> BaseSampler:
+    """Seeded from (seed, trials ever asked for), so that a resumed sweep does not repeat its suggestions."""
+    seed = config.digest([sweep.seed, asked])
+    number = int(seed[:8], 16)
+    if sweep.sampler == "random":
+        return RandomSampler(seed=number)
+    if sweep.sampler == "grid":
+        values = {path: list(knob.choices or ()) for path, knob in sweep.search.items()}
+        return Grid({path: [_code(v) for v in options] for path, options in values.items()}, seed=sweep.seed)
+    # `group` is experimental, and what conditional knobs need.
+    with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+        return TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=max(6, 2 * sweep.concurrent),
+            seed=number,
+        )
+
+
+def storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+def read_study(folder: Path) -> optuna.Study:
+    """The study as it is; nothing is repaired.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not (folder / "study.journal").is_file():
+        raise ConfigError("folder", str(folder), "has no study.journal: no trial was ever started")
+    return optuna.load_study(storage=storage(folder), study_name=STUDY)
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """The sweep's study, made if it is not there. A trial that a dead driver left running is told FAIL; the
+    parameters of all such lost trials are enqueued, unless a trial has them again.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=storage(folder), study_name=STUDY, direction="maximize", load_if_exists=True
+    )
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        mark_lost(study, trial)
+        study.tell(trial.number, state=TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False)
+    kept = [_wanted(trial) for trial in trials if not _lost(trial)]
+    for trial in filter(_lost, trials):
+        params = _wanted(trial)
+        if params and not any(params.items() <= other.items() for other in kept):
+            study.enqueue_trial(params)
+            kept.append(params)
+    return study
+
+
+def mark_lost(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
+    """Before a trial ends: if it fails, then not by its own fault. It does not count, and is tried again."""
+    study._storage.set_trial_system_attr(trial._trial_id, "edc:lost", True)
+
+
+def _lost(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and bool(trial.system_attrs.get("edc:lost"))
+
+
+def _wanted(trial: FrozenTrial) -> dict[str, Any]:
+    """What it has, or was to have."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count against the budget: all that ended, but those lost without a fault of their own."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [trial for trial in ended if not _lost(trial)]
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials, best first; of equals the earlier."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+
+
+def brief(value: Any) -> str:
+    """A knob's value for a person."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def rung_correlation(trials: Sequence[FrozenTrial]) -> dict[int, tuple[float, int]]:
+    """progress -> (Spearman correlation of the accuracy there with the final one, number of trials)."""
+    from scipy.stats import spearmanr
+
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    found: dict[int, tuple[float, int]] = {}
+    for at in sorted({step for t in complete for step in t.intermediate_values if step < END}):
+        pairs = [(t.intermediate_values[at], t.value) for t in complete if at in t.intermediate_values]
+        varied = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
+        if len(pairs) >= 4 and varied:
+            found[at] = (float(spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
+    return found

@@ -1,0 +1,383 @@
+"""`python -m edc_ray.sweep FILE`: search the design space, then confirm the winner on test, once.
+
+The Optuna study in the sweep's folder is the only truth: the same command again goes on where it stood, and
+with a larger budget it goes further (architecture.md 6).
+"""
+
+import argparse
+import functools
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from edc_ray import config, pipeline, presets
+from edc_ray.artifacts import Damaged, Missing, Store, StoreError
+from edc_ray.config import ConfigError, Experiment, Sweep
+from edc_ray.distributed.ledger import UnitFailed
+
+STATUS_SECONDS = 10.0
+# Quiet, and on the loopback interface only: by default Ray's ports listen everywhere (ray.md 4).
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "OMP_NUM_THREADS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end the search as if it were done
+}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked sweep: nothing has run and nothing is written yet."""
+
+    sweep: Sweep
+    base: Experiment
+    store: Store
+    folder: Path
+
+
+def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment]:
+    """A sweep file with `--set path=value` applied, and its experiment.
+
+    A path of `--set` is one of the file (budget.trials) or, for short, one of the experiment (recover.lr).
+
+    Raises:
+        ConfigError: names the path, the value and what is legal.
+    """
+    return with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
+
+
+def with_changes(sweep: Sweep, changes: Sequence[str]) -> tuple[Sweep, Experiment]:
+    """The sweep and its experiment after `--set`. Raises as `load_file`."""
+    pairs = dict(_pair(change) for change in changes)
+    short = {path: path.removeprefix("experiment.") for path in pairs}
+    own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(sweep)}
+    sweep = config.override(sweep, {path: pairs[path] for path in own})
+    base = presets.experiment(sweep.preset)
+    with under("experiment"):
+        base = config.override(base, dict(_flatten(sweep.experiment)))
+    try:
+        base = config.override(base, {short[path]: pairs[path] for path in pairs if path not in own})
+    except ConfigError as error:
+        raise error.under("experiment" if f"experiment.{error.path}" in pairs else "") from None
+    return sweep, base
+
+
+def _pair(change: str) -> tuple[str, Any]:
+    path, equals, value = change.partition("=")
+    if not equals:
+        raise ConfigError("--set", change, "must be path=value, such as budget.trials=4")
+    return path, config.parse_value(value)
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested YAML as dotted paths, which is how presets and overrides are written."""
+    for name, value in section.items():
+        path = config.join(prefix, str(name))
+        if isinstance(value, Mapping):
+            yield from _flatten(value, path)
+        else:
+            yield path, value
+
+
+def prepare(file: str, changes: Sequence[str]) -> Prepared:
+    """Everything that can be refused before any compute; writes nothing.
+
+    Raises:
+        ConfigError: names the path, the value and what is legal.
+    """
+    sweep, base = load_file(file, changes)
+    check(sweep, base)
+    store = Store(sweep.runtime.store)
+    if "://" in store.path():
+        raise ConfigError(
+            "runtime.store", sweep.runtime.store, "a sweep's study needs a folder, local or shared"
+        )
+    store.check()
+    _check_same(store, sweep, base)
+    return Prepared(sweep, anchored(base), store, Path(store.path(f"sweeps/{sweep.name}")))
+
+
+def anchored(base: Experiment) -> Experiment:
+    """With an absolute dataset.path, since workers may stand in another folder."""
+    if base.dataset.path is None:
+        return base
+    return config.override(base, {"dataset.path": os.path.abspath(os.path.expanduser(base.dataset.path))})
+
+
+def check(sweep: Sweep, base: Experiment) -> None:
+    """Refuse a sweep that cannot run; what only the dataset can tell comes last.
+
+    Raises:
+        ConfigError: names the path in the file, the value and what is legal.
+    """
+    from edc_ray import space
+
+    space.check(sweep.search, base)
+    if sweep.sampler == "grid":
+        space.check_grid(sweep)
+    if base.split.val == 0:
+        raise ConfigError("experiment.split.val", 0, "must be > 0: a search selects on val, never on test")
+    if max(base.init.seed, *base.evaluate.seeds) >= pipeline.CONFIRM_SEED:
+        path = "init.seed" if base.init.seed >= pipeline.CONFIRM_SEED else "evaluate.seeds"
+        legal = f"must be < {pipeline.CONFIRM_SEED}: the confirmation's seeds begin there and have to be new"
+        raise ConfigError(f"experiment.{path}", attrgetter(path)(base), legal)
+    if sweep.confirm.seeds == 1:
+        raise ConfigError("confirm.seeds", 1, "must be 0 or at least 2: one run has no interval")
+    if sweep.scheduler.kind == "asha":
+        first_rung(sweep, base)
+    with under("experiment"):
+        pipeline.check_names(base)
+    space.check_values(sweep.search, base, pipeline.check_names)
+    with under("experiment"):
+        pipeline.check(base)
+    space.check_values(sweep.search, base, pipeline.check)
+
+
+@contextmanager
+def under(prefix: str) -> Iterator[None]:
+    """Errors of the block are seen from a level up."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.under(prefix) from None
+
+
+def identity(sweep: Sweep, base: Experiment) -> dict[str, Any]:
+    """What makes two commands the same sweep: the data, the experiment and the space; not the budget."""
+    search = {path: config.dump(knob) for path, knob in sweep.search.items()}
+    experiment = config.hashed(base)
+    return {"dataset": pipeline.tasks(base, "ingest")[0].key, "experiment": experiment, "search": search}
+
+
+def _check_same(store: Store, sweep: Sweep, base: Experiment) -> None:
+    found = store.get(f"sweeps/{sweep.name}/sweep.json")
+    if found is None:
+        return
+    try:
+        there = json.loads(found)["identity"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("name", sweep.name, "the sweep.json in its folder is not of a sweep") from None
+    ours = json.loads(json.dumps(identity(sweep, base)))
+    odd = [part for part in ours if ours[part] != there.get(part)]
+    if odd:
+        new, old = dict(_flatten(ours)), dict(_flatten(there))
+        differs = [path for path in {**new, **old} if new.get(path) != old.get(path)] or odd
+        raise ConfigError(
+            "name", sweep.name, f"its folder is of another sweep (differs in {', '.join(differs[:4])})"
+        )
+
+
+def first_rung(sweep: Sweep, base: Experiment) -> float:
+    """Share of the training before ASHA may stop anything: never under five EMA horizons.
+
+    Raises:
+        ConfigError: the horizon or the grace period is so long that no rung is left.
+    """
+    from edc_ray import space
+
+    field, grace = "evaluate.ema_horizon", sweep.scheduler.grace
+    knob = sweep.search.get(field)
+    horizons = {f"search.{field}.{name}": float(value) for name, value in space.ends(knob)} if knob else {}
+    if knob is None or knob.when:
+        horizons[f"experiment.{field}"] = base.evaluate.ema_horizon
+    path, longest = max(horizons.items(), key=lambda item: item[1])
+    if 5 * longest >= 1:
+        raise ConfigError(path, longest, "must be < 0.2 with ASHA, whose first rung is at five EMA horizons")
+    rung = max(grace, 5 * longest)
+    if not 0 < rung < 1:
+        raise ConfigError("scheduler.grace", grace, "must be in (0, 1): there is no rung")
+    return rung
+
+
+def rungs(sweep: Sweep, base: Experiment) -> list[float]:
+    """The shares of the training where a trial may be stopped, and the end."""
+    found, at = [], first_rung(sweep, base) if sweep.scheduler.kind == "asha" else 1.0
+    while at < 1:
+        found.append(at)
+        at *= sweep.scheduler.reduction
+    return [*found, 1.0]
+
+
+# --- Ray ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def cluster(sweep: Sweep) -> Iterator[None]:
+    """The cluster that the environment names (a submitted job), else a small Ray that ends with the block."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    runtime = sweep.runtime
+    local: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        cpus = int(runtime.workers * runtime.cpus_per_worker) + 2  # Ray Data wants slots beside its actors
+        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        local |= {"object_store_memory": 256 * 2**20}
+        local |= {} if runtime.gpus_per_worker else {"num_gpus": 0}
+    ray.init(namespace="edc", log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def watched(broker: Any) -> Iterator[None]:
+    """Prints a status line now and then while the block runs."""
+    import ray
+
+    from edc_ray.monitor import status_line
+
+    ended = threading.Event()
+    seen: deque[tuple[float, dict[str, Any]]] = deque(maxlen=4)  # rates are over the last three lines
+
+    def watch() -> None:
+        while not ended.wait(STATUS_SECONDS):
+            try:
+                now, status = time.monotonic(), broker.status(timeout=STATUS_SECONDS)
+            except ray.exceptions.RayError:
+                continue
+            seen.append((now, status))
+            say(f"  {status_line(status, seen[0][1], max(now - seen[0][0], STATUS_SECONDS))}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def search(ready: Prepared, broker: Any, left: int) -> None:
+    """Run `left` more trials. A trial that fails is told so and does not end the sweep."""
+    from ray import tune
+
+    from edc_ray import space, tuning
+    from edc_ray.distributed.trial import trial
+
+    sweep, base = ready.sweep, ready.base
+    study = space.read_study(ready.folder)
+    done = space.finished(study)
+    thin = functools.partial(trial, base=base, search=sweep.search, broker=broker, stops=rungs(sweep, base))
+    tuner = tune.Tuner(
+        tune.with_resources(thin, {"cpu": 0, "node:__internal_head__": 0.001}),
+        tune_config=tune.TuneConfig(
+            search_alg=tuning.make_search(sweep, ready.folder, study),
+            scheduler=tuning.make_scheduler(sweep.scheduler, rungs(sweep, base), done),
+            num_samples=left,
+            max_concurrent_trials=sweep.concurrent,
+        ),
+        run_config=tune.RunConfig(
+            name=f"from-{len(study.trials):05d}",
+            storage_path=str(ready.folder / "tune"),
+            failure_config=tune.FailureConfig(max_failures=1),  # for a lost trial process
+            callbacks=[tuning.TrialLines(len(done), sweep.budget.trials, say)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    short = sweep.budget.trials - len(space.finished(space.read_study(ready.folder)))
+    end = tuning.deadline(sweep, study)
+    if short > 0 and (end is None or datetime.now() < end):
+        raise RuntimeError(
+            f"{short} trials were lost through no fault of theirs; the same command tries them again"
+        )
+
+
+# --- the whole ----------------------------------------------------------------------------------------------
+
+
+def run(ready: Prepared) -> dict[str, Any]:
+    """Search what the budget leaves, confirm, write the results; returns the final facts.
+
+    Raises:
+        RuntimeError: no trial came to its end. UnitFailed: a unit of the confirmation failed.
+    """
+    from edc_ray import report, space
+    from edc_ray.claim import Claim
+
+    sweep, base, store = ready.sweep, ready.base, ready.store
+    facts = {"identity": identity(sweep, base), "sweep": config.dump(sweep), "base": config.dump(base)}
+    try:
+        with store.alone(f"sweeps/{sweep.name}/driver.lock"):
+            store.mend_lines(f"sweeps/{sweep.name}/study.journal")
+            store.put(f"sweeps/{sweep.name}/sweep.json", json.dumps(facts, indent=1).encode())
+            study = space.open_study(ready.folder)
+            left = max(0, sweep.budget.trials - len(space.finished(study)))
+            say(f"sweep {sweep.name}: {left} of {sweep.budget.trials} trials to run; folder {ready.folder}")
+            hits: tuple[int, int] | None = None
+            if left > 0 or Claim(base, sweep, store, study).missing():
+                hits = _compute(ready, left)
+            claim = Claim(base, sweep, store, space.read_study(ready.folder))
+            return report.write(claim, hits or claim.all_hits(), say)
+    except BlockingIOError:
+        raise ConfigError("name", sweep.name, "another process is running this sweep") from None
+
+
+def _compute(ready: Prepared, left: int) -> tuple[int, int]:
+    """Trials and confirmation on a cluster; returns (artifacts that were there already, artifacts made)."""
+    with cluster(ready.sweep):
+        from edc_ray import space
+        from edc_ray.claim import Claim
+        from edc_ray.distributed.service import start_broker
+
+        broker = start_broker(ready.store.path(), ready.sweep.runtime)
+        with watched(broker):
+            if left > 0:
+                search(ready, broker, left)
+            Claim(ready.base, ready.sweep, ready.store, space.read_study(ready.folder)).make(broker, say)
+            events = broker.status()["events"]
+    return events.get("stage_hit", 0), events.get("stage_built", 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 = done; 1 = the sweep failed; 2 = the input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m edc_ray.sweep", description=__doc__)
+    parser.add_argument("file", help="a sweep, such as sweeps/quickstart.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one field")
+    args = parser.parse_args(argv)
+    return guarded(lambda: run(prepare(args.file, args.set)))
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """The exit code of a command: 0 = done; 1 = failed; 2 = the input is wrong. One line says why."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        command()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except (StoreError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

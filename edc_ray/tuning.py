@@ -1,0 +1,118 @@
+"""Tune's side of a sweep: its searcher, its scheduler and its lines, all over the study of `space`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune import Callback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from edc_ray import space
+from edc_ray.config import Scheduler, Sweep
+from edc_ray.space import END, METRIC
+
+
+class StudySearch(OptunaSearch):
+    """OptunaSearch that tells the study everything once: each report while the trial runs, and PRUNED for a
+    trial that a scheduler stopped (architecture.md 6; Tune would call it complete with its last value).
+    """
+
+    deadline: datetime | None = None  # no trial starts after it
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.deadline is not None and datetime.now() > self.deadline:
+            return Searcher.FINISHED
+        return super().suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        trial: optuna.Trial = self._ot_trials[trial_id]
+        seen = trial.study._storage.get_trial(trial._trial_id)
+        if seen.state != TrialState.RUNNING:
+            return
+        if result.get("lost"):
+            space.mark_lost(trial.study, trial)
+        elif result["progress"] not in seen.intermediate_values:
+            trial.report(result[METRIC], result["progress"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)
+            for fact in ("hits", "built"):
+                if fact in result:
+                    self._ot_trials[trial_id].set_user_attr(fact, result[fact])
+        if error or (result and result["progress"] < END):
+            result = None  # the base class then tells FAIL, or PRUNED
+        super().on_trial_complete(trial_id, result, error)
+
+
+def make_search(sweep: Sweep, folder: Path, study: optuna.Study) -> StudySearch:
+    """The searcher that goes on with the study in the folder, until the budget's hours are over."""
+    search = StudySearch(
+        space=space.Space(sweep.search), metric=METRIC, mode="max", study_name=space.STUDY,
+        sampler=space.sampler(sweep, len(study.trials)), storage=space.storage(folder),
+    )  # fmt: skip
+    search.deadline = deadline(sweep, study)
+    return search
+
+
+def deadline(sweep: Sweep, study: optuna.Study) -> datetime | None:
+    """budget.hours after the sweep's first trial began, however often it was interrupted; None = never."""
+    if sweep.budget.hours is None:
+        return None
+    began = [trial.datetime_start for trial in study.trials if trial.datetime_start is not None]
+    return min(began, default=datetime.now()) + timedelta(hours=sweep.budget.hours)
+
+
+def make_scheduler(cfg: Scheduler, stops: Sequence[float], done: Sequence[FrozenTrial]) -> TrialScheduler:
+    """FIFO, or ASHA whose brackets have heard of the trials that ended in earlier runs of the sweep.
+
+    stops: shares of the training where a trial may be stopped, and the end.
+    """
+    if cfg.kind == "fifo":
+        return FIFOScheduler()
+    asha = ASHAScheduler(
+        time_attr="progress", metric=METRIC, mode="max", max_t=END + 1,
+        grace_period=max(1, int(1000 * stops[0])), reduction_factor=cfg.reduction,
+    )  # fmt: skip
+    for trial in done:
+        for progress, value in sorted(trial.intermediate_values.items()):
+            earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            asha._brackets[0].on_result(earlier, progress, value)
+    return asha
+
+
+class TrialLines(Callback):
+    """One line a trial, as it ends."""
+
+    def __init__(self, done: int, trials: int, say: Callable[[str], None]) -> None:
+        self._done, self._trials, self._say = done, trials, say
+
+    def _line(self, outcome: str, chosen: Mapping[str, Any]) -> None:
+        self._done += 1
+        knobs = ", ".join(f"{path.rsplit('.', 1)[-1]} {space.brief(value)}" for path, value in chosen.items())
+        self._say(f"trial {self._done}/{self._trials}  {outcome}  {knobs}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        last = trial.last_result
+        if last.get("progress", 0) < END or "hits" not in last:
+            self._line(f"{_percent(last)}  stopped at {last.get('progress', 0) / 10:g} %", trial.config)
+            return
+        facts = f"{last['hits']} hits, {last['built']} built, {last['time_total_s']:.0f} s"
+        self._line(f"{_percent(last)}  {facts}", trial.config)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Not trial.get_error(): that reads what Tune copies to the sweep's folder only later.
+        why = Path(trial.error_file).read_text().strip().splitlines()[-1]
+        self._line(f"failed: {why[:160]}", trial.config)
+
+
+def _percent(result: Mapping[str, Any]) -> str:
+    return f"{100 * result[METRIC]:5.2f} % on val" if METRIC in result else "no accuracy"
