@@ -1,0 +1,182 @@
+"""The commands: what they print, what they write, and that no option comes in by the back door."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from edc_ray import cli, pipeline, sweep
+from edc_ray.artifacts import Store
+
+TINY = [
+    "dataset.limit=200", "dataset.size_px=8", "squeeze.epochs=1", "recover.iterations=2", "evaluate.epochs=2",
+    "squeeze.observers=[convnet_w16_d2, vgg5_w16]", "evaluate.student=convnet_w16_d2", "evaluate.reports=2",
+    "evaluate.seeds=[0, 1]", "runtime.device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str, target: str, *changes: str) -> str:
+    """What a command prints that ends well and says nothing on stderr."""
+    code = cli.main([command, target, *(word for change in changes for word in ("--set", change))])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    return out
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "condense": {"--help", "--set", "--ray"},
+    "plan": {"--help", "--set"},
+    "sweep": {"--help", "--set"},
+    "report": {"--help"},
+}
+
+
+def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*argv, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_no_new_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A field is changed with --set; an option for one needs a better reason than comfort."""
+    assert set(re.findall(r"(?<![\w-])--[a-z-]+", shown(capsys, command))) == OPTIONS[command]
+
+
+def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys)
+    assert re.findall(r"^    (\w+)  ", text, re.M) == list(OPTIONS)
+    assert "condense" in text and "what there is to do" in text
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert (
+        set(re.findall(r"(?<![\w-])--[a-z-]+", text)) == {"--help", "--set"}
+        and "sweeps/quickstart.yaml" in text
+    )
+
+
+def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "digits/ipc1" in shown(capsys, "condense") and "digits/ipc1" in shown(capsys, "plan")
+
+
+# --- plan ---------------------------------------------------------------------------------------------------
+
+
+def test_plan_of_the_quickstart_from_the_package(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, "plan", "sweeps/quickstart.yaml")
+    first, header, *rows = out.splitlines()
+    assert first == "sweep quickstart: 16 trials over 8 knobs" and header.split() == [
+        "artifact",
+        "units",
+        "to",
+        "do",
+    ]
+    assert [row.split("-")[0] for row in rows] == list(pipeline.STAGES)
+    shared = [row for row in rows if "per trial" not in row]
+    assert [row.split("-")[0] for row in shared] == ["ingest", "squeeze", "statistics", "init"]
+    assert not list(folder.iterdir())
+
+
+def test_plan_of_the_design_space_says_what_is_missing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(capsys, "plan", "sweeps/design_space.yaml", f"runtime.store={folder / 'store'}")
+    assert "sweep design-space-cifar10-ipc10: 100 trials over 24 knobs" in out
+    (missing,) = re.findall(r"^missing: .*", out, re.M)
+    assert missing.startswith(
+        "missing: experiment.dataset.path = 'data/cifar10': no such folder; must be a folder"
+    )
+    notes = re.findall(r"^note: .*", out, re.M)
+    assert len(notes) == (not torch.cuda.is_available())
+    assert all("runtime.gpus_per_worker = 0.5 and this machine has no GPU" in note for note in notes)
+    assert not list(folder.iterdir())
+
+
+def test_plan_of_a_preset_without_its_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, "plan", "edc/cifar10/ipc10")
+    assert (
+        out.startswith("missing: dataset.path = 'data/cifar10': no such folder")
+        and "stages: ingest -> " in out
+    )
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        (["recover.classes_per_group=10"], "one group: nothing to shard"),
+        (["runtime.labels=inline"], "inline: made by the student's worker"),
+    ],
+)
+def test_plan_explains(changes: list[str], note: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert note in run(capsys, "plan", "digits/ipc1", *changes)
+
+
+# --- condense -----------------------------------------------------------------------------------------------
+
+
+def arms_of(out: str) -> dict[str, str]:
+    """The rows of the final table."""
+    return dict(re.findall(r"^    (condensed|random_real|t0|whole data) +(.*)$", out, re.M))
+
+
+def test_condense_end_to_end_and_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "condense", "digits/ipc1", *TINY)
+    assert [name.name for name in folder.iterdir()] == ["store"]
+    rows = arms_of(first)
+    assert list(rows) == ["condensed", "random_real", "t0", "whole data"]
+    for name in ("condensed", "random_real", "t0"):
+        assert re.fullmatch(r"\d+\.\d\d \+- \d+\.\d\d \(n = 2\)", rows[name])
+    assert re.fullmatch(r"student convnet_w16_d2 \d+\.\d\d", rows["whole data"])
+    assert (
+        "accuracy on val in %, 2 students" in first and "there already" not in first.split("random_real:")[0]
+    )
+
+    _, experiment = cli.load("digits/ipc1", TINY)
+    recover = next(task for task in pipeline.tasks(experiment) if task.stage == "recover")
+    images = re.findall(r"^images: (.*)$", first, re.M)
+    assert images == [str(folder / "store" / str(recover))] and Path(images[0], "manifest.json").is_file()
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    second = run(capsys, "condense", "digits/ipc1", *TINY)
+    made = [line for line in second.splitlines() if " units" in line]
+    assert not made and second.count("there already") == len(
+        set(re.findall(r"there already \((.*)\)", second))
+    )
+    assert arms_of(second) == rows
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+    planned = run(capsys, "plan", "digits/ipc1", *TINY).splitlines()[1:]
+    assert all(row.endswith("0  hit") for row in planned if not row.startswith("relabel"))
+
+    # Nothing optimised: the images are their own t0. All else is there already.
+    third = run(capsys, "condense", "digits/ipc1", *TINY, "recover.iterations=0")
+    assert list(arms_of(third)) == ["condensed", "random_real", "whole data"]
+    assert "squeeze    there already" in third and arms_of(third)["condensed"] == rows["t0"]
+
+
+def test_condense_without_a_baseline_of_its_own() -> None:
+    _, experiment = cli.load("digits/ipc1", ["recover.iterations=0", "init.seed=3"])
+    assert list(pipeline.arms(experiment)) == ["condensed", "random_real"]
+
+
+def test_a_failure_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1: the input is right, the computation is not."""
+    changes = [*TINY, "recover.iterations=20", "recover.lr=1e30", "recover.matching.weight=1e30"]
+    code = cli.main(["condense", "digits/ipc1", *(word for change in changes for word in ("--set", change))])
+    _, err = capsys.readouterr()
+    assert code == 1 and err.startswith("failed: ") and err.count("\n") == 1, err
+    assert Store(str(folder / "store")).exists("store.json")

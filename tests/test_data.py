@@ -1,0 +1,365 @@
+"""The contract of every row of DATASETS, on tiny datasets written here, and what each refuses."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from edc_ray.config import ConfigError, Dataset
+from edc_ray.core import data
+from edc_ray.core.data import (
+    DATASETS,
+    check,
+    class_counts,
+    denormalize,
+    fingerprint,
+    held_out,
+    normalize,
+    split,
+)
+
+CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
+TRAIN, TEST = (0, 1, 1, 2, 0, 2, 1, 1), (2, 0, 1)  # labels
+CLASSES = ["ant", "bee", "cat"]
+
+
+def pixels(index: int, size: int = 12) -> np.ndarray:
+    """(size, size, 3) uint8: every index has its own color, and no two channels are equal."""
+    return np.full((size, size, 3), (index * 20, 255 - index * 20, 7), dtype=np.uint8)
+
+
+def encoded(index: int, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(index)).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(file: Path, labels: Sequence[int | None], first: int = 0, classes: object = None) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({
+        "image": pa.array([encoded(first + i) for i in range(len(labels))], pa.binary()),
+        "label": pa.array(labels, pa.int32()),
+    })  # fmt: skip
+    pq.write_table(table.replace_schema_metadata({"classes": json.dumps(classes)} if classes else None), file)
+
+
+def parquet(root: Path) -> Dataset:
+    """Training images in two files, to be read in the order of their names."""
+    write_parquet(root / "train-1.parquet", TRAIN[5:], first=5)
+    write_parquet(root / "train-0.parquet", TRAIN[:5], classes=CLASSES)
+    write_parquet(root / "test.parquet", TEST, first=9)
+    return Dataset(name="parquet", path=str(root), size_px=8)
+
+
+def image_folder(root: Path, test: str = "test") -> Dataset:
+    for part, labels, first in (("train", TRAIN, 0), (test, TEST, 9)):
+        for index, label in enumerate(labels, start=first):
+            folder = root / part / CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{index}.PNG").write_bytes(encoded(index))
+            (folder / "notes.txt").write_text("not an image")
+    return Dataset(name="image_folder", path=str(root), size_px=8)
+
+
+MAKE: dict[str, Callable[[Path], Dataset]] = {
+    "digits": lambda root: Dataset(size_px=8),
+    "parquet": parquet,
+    "image_folder": image_folder,
+}
+
+
+@pytest.fixture(params=DATASETS)
+def cfg(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    return MAKE[request.param](tmp_path)
+
+
+# --- every row ----------------------------------------------------------------------------------------------
+
+
+def test_images_have_the_declared_shapes_and_statistics(cfg: Dataset) -> None:
+    check(cfg)
+    got = data.read(cfg)
+    for images, labels in ((got.train, got.train_labels), (got.test, got.test_labels)):
+        assert (
+            images.shape == (len(labels), 3, 8, 8) and images.dtype == torch.uint8 and images.is_contiguous()
+        )
+        assert labels.dtype == torch.int64 and set(labels.tolist()) == set(range(len(got.classes)))
+    assert tuple(got.train_labels.bincount().tolist()) == class_counts(cfg)
+    unit = got.train.double() / 255
+    assert got.mean == pytest.approx(unit.mean((0, 2, 3)).tolist(), abs=5e-5)
+    want = unit.std((0, 2, 3), correction=0).tolist()
+    assert got.std == pytest.approx([std or 1 for std in want], abs=5e-5)
+    assert got.mean == tuple(round(value, 4) for value in got.mean)
+
+
+def test_reading_is_deterministic_and_size_is_the_configured_one(cfg: Dataset) -> None:
+    one, two = data.read(cfg), data.read(cfg)
+    assert torch.equal(one.train, two.train) and torch.equal(one.test, two.test)
+    assert data.read(replace(cfg, size_px=20)).train.shape[2:] == (20, 20)
+
+
+def test_limit_takes_a_prefix_of_train_and_leaves_test(cfg: Dataset) -> None:
+    every, some = data.read(cfg), data.read(replace(cfg, limit=5))
+    assert torch.equal(some.train, every.train[:5]) and torch.equal(some.train_labels, every.train_labels[:5])
+    assert torch.equal(some.test, every.test)
+    counts = class_counts(replace(cfg, limit=5))
+    assert counts == tuple(some.train_labels.bincount(minlength=len(every.classes)).tolist())
+    assert class_counts(replace(cfg, limit=10**6)) == class_counts(cfg)
+
+
+def test_the_fingerprint_is_of_the_content_only(cfg: Dataset, tmp_path: Path) -> None:
+    one = fingerprint(cfg)
+    assert one == fingerprint(replace(cfg, size_px=32, limit=3)) and int(one, 16)
+    other = MAKE[cfg.name](tmp_path / "elsewhere")
+    for file in (tmp_path / "elsewhere").rglob("*"):
+        os.utime(file, (1, 1))
+    assert fingerprint(other) == one
+
+
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+def test_the_fingerprint_changes_with_bytes_and_names(name: str, tmp_path: Path) -> None:
+    cfg = MAKE[name](tmp_path)
+    files = sorted(file for file in tmp_path.rglob("t*/**/*") if file.suffix.lower() == ".png")
+    file = files[0] if files else tmp_path / "train-0.parquet"
+    seen = {fingerprint(cfg)}
+    data_before = file.read_bytes()
+    file.write_bytes(data_before[:-1] + bytes([data_before[-1] ^ 1]))
+    seen.add(fingerprint(cfg))
+    file.write_bytes(data_before)
+    file.rename(file.with_name(f"train-5{file.suffix}"))
+    seen.add(fingerprint(cfg))
+    assert len(seen) == 3
+
+
+def test_large_datasets_are_known_by_sizes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = parquet(tmp_path)
+    monkeypatch.setattr(data, "HASH_BYTES", 10)
+    one = fingerprint(cfg)
+    assert fingerprint(cfg) == one
+    os.utime(tmp_path / "test.parquet", (1, 1))
+    assert fingerprint(cfg) != one
+
+
+# --- single rows --------------------------------------------------------------------------------------------
+
+
+def test_digits_are_gray_and_their_test_split_is_fixed() -> None:
+    got = data.read(Dataset(size_px=8))
+    assert (len(got.train), len(got.test)) == (1258, 539) and got.classes == tuple("0123456789")
+    assert torch.equal(got.train[:, 0], got.train[:, 2])
+    assert (int(got.train.min()), int(got.train.max())) == (0, 255)
+    assert got.test_labels[:10].tolist() == [
+        3,
+        7,
+        1,
+        3,
+        4,
+        6,
+        9,
+        5,
+        8,
+        4,
+    ]  # golden: published numbers rest on this split
+    shares = got.test_labels.bincount() / (got.train_labels.bincount() + got.test_labels.bincount())
+    torch.testing.assert_close(shares, torch.full((10,), 0.3), rtol=0, atol=0.01)
+
+
+def test_parquet_gives_the_images_in_file_and_row_order(tmp_path: Path) -> None:
+    got = data.read(replace(parquet(tmp_path), size_px=12))
+    assert got.train_labels.tolist() == list(TRAIN) and got.classes == tuple(CLASSES)
+    for index, image in enumerate(got.train):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(index))
+    assert got.test[0, :, 0, 0].tolist() == pixels(9)[0, 0].tolist()
+
+
+def test_parquet_without_names_numbers_its_classes(tmp_path: Path) -> None:
+    cfg = parquet(tmp_path)
+    write_parquet(tmp_path / "train-0.parquet", TRAIN[:5])
+    assert data.read(cfg).classes == ("0", "1", "2")
+
+
+def test_folder_images_come_class_by_class_in_turn(tmp_path: Path) -> None:
+    got = data.read(replace(image_folder(tmp_path, test="val"), size_px=12))
+    assert got.classes == tuple(CLASSES) and got.train_labels.tolist() == [0, 1, 2, 0, 1, 2, 1, 1]
+    for label in range(3):
+        files = [index for index, known in enumerate(TRAIN) if known == label]
+        assert got.train[got.train_labels == label][:, 0, 0, 0].tolist() == [20 * index for index in files]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
+def test_every_image_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    cfg = image_folder(tmp_path)
+    (tmp_path / "train" / "ant" / "0.PNG").write_bytes(encoded(0, mode))
+    assert data.read(cfg).train.shape == (8, 3, 8, 8)
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason="no ../shared/data/cifar10")
+def test_cifar10() -> None:
+    cfg = Dataset(name="parquet", path=str(CIFAR10), size_px=32, limit=500)
+    assert sum(class_counts(cfg)) == 500 and class_counts(replace(cfg, limit=None)) == (5000,) * 10
+    got = data.read(cfg)
+    assert got.train.shape == (500, 3, 32, 32) and got.test.shape == (10000, 3, 32, 32)
+    assert got.classes[:2] == ("airplane", "automobile")
+    assert got.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=0.02)
+    assert got.std == pytest.approx((0.247, 0.2435, 0.2616), abs=0.02)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def refused(cfg: Dataset, match: str, path: str = "dataset.path") -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        check(cfg)
+    assert caught.value.path == path
+
+
+def test_an_unknown_name() -> None:
+    refused(Dataset(name="digit"), "did you mean digits", "dataset.name")
+    with pytest.raises(ConfigError, match="unknown"):
+        fingerprint(Dataset(name="digit"))
+
+
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+@pytest.mark.parametrize("path", [None, "/no/such/folder"])
+def test_no_such_folder(name: str, path: str | None) -> None:
+    refused(Dataset(name=name, path=path), "no such folder; must be a folder with train")
+
+
+def test_a_path_for_digits() -> None:
+    refused(Dataset(path="somewhere"), "must be null")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+def test_a_missing_part(name: str, part: str, tmp_path: Path) -> None:
+    cfg = MAKE[name](tmp_path)
+    for found in tmp_path.glob(f"{part}*"):
+        found.rename(tmp_path / f"old-{found.name}")
+    refused(cfg, f"has no {'val' if (name, part) == ('image_folder', 'test') else part}")
+
+
+def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
+    cfg = parquet(tmp_path)
+    (tmp_path / "train-9.parquet").write_text("no")
+    refused(cfg, r"train-9.parquet is not a Parquet file")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": [b"x"]},
+        {"img": [b"x"], "label": [0]},
+        {"image": ["x"], "label": [0]},
+        {"image": [b"x"], "label": ["cat"]},
+    ],
+)
+def test_wrong_columns(columns: dict[str, list[object]], tmp_path: Path) -> None:
+    cfg = parquet(tmp_path)
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    refused(cfg, rf"test.parquet has the columns {next(iter(columns))} \(.*needs image .* and label")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "match"),
+    [
+        ([0, -1, 1], [0], None, "train.parquet has the label -1; must be 0 to 1"),
+        ([0, 1, 3], [0], CLASSES, "train.parquet has the label 3; must be 0 to 2, as its metadata"),
+        ([0, 1, 2], [3], None, "test.parquet has the label 3; must be 0 to 2, as in train"),
+        ([0, 2, 10**9], [0], None, "no training image with the label 1 of"),
+        ([0, 1], [0], CLASSES, "no training image with the label 2 of 0 to 2"),
+        ([0, None], [0], None, "has 1 rows without a label"),
+        ([], [0], None, "train.parquet has no rows"),
+        ([0, 1], [], None, "test.parquet has no rows"),
+        ([0, 1], [0], {"a": 0}, "needs a JSON list of names"),
+    ],
+)
+def test_wrong_labels(
+    train: list[int | None], test: list[int], classes: object, match: str, tmp_path: Path
+) -> None:
+    write_parquet(tmp_path / "train.parquet", train, classes=classes)
+    write_parquet(tmp_path / "test.parquet", test)
+    refused(Dataset(name="parquet", path=str(tmp_path)), match)
+
+
+def test_class_folders_that_differ(tmp_path: Path) -> None:
+    cfg = image_folder(tmp_path)
+    (tmp_path / "test" / "dog").mkdir()
+    refused(cfg, "must have the same classes in train and test; differ in dog")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_empty_folders(part: str, tmp_path: Path) -> None:
+    cfg = image_folder(tmp_path)
+    for file in (tmp_path / part).rglob("*.PNG"):
+        file.unlink()
+    refused(cfg, "has no images")
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", encoded(0)[:45]], ids=["empty", "other", "cut"])
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+def test_a_damaged_image_is_named(name: str, damage: bytes, tmp_path: Path) -> None:
+    cfg = MAKE[name](tmp_path)
+    if name == "parquet":
+        file = tmp_path / "train-0.parquet"
+        table = pq.read_table(file)
+        blobs = [*table["image"].to_pylist()[:4], damage]
+        pq.write_table(table.set_column(0, "image", pa.array(blobs, pa.binary())), file)
+    else:
+        (tmp_path / "train" / "ant" / "4.PNG").write_bytes(damage)
+    check(cfg)
+    where = "train-0.parquet, row 4" if name == "parquet" else "train/ant/4.PNG"
+    with pytest.raises(ConfigError, match=f"{where} is not a readable image") as caught:
+        data.read(cfg)
+    assert (caught.value.path, caught.value.value) == ("dataset.path", cfg.path)
+
+
+# --- split and scale ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("val", [0.001, 0.1, 0.34, 0.9])
+def test_split_is_disjoint_complete_sorted_and_stratified(val: float, rng: torch.Generator) -> None:
+    labels = torch.randint(0, 7, (300,), generator=rng)
+    fit, held = split(labels, val, 3)
+    assert sorted(fit.tolist() + held.tolist()) == list(range(300))
+    assert fit.tolist() == sorted(fit.tolist()) and held.tolist() == sorted(held.tolist())
+    want = [held_out(count, val) for count in labels.bincount().tolist()]
+    assert labels[held].bincount(minlength=7).tolist() == want and min(want) >= 1
+
+
+def test_split_is_decided_by_its_seed(rng: torch.Generator) -> None:
+    labels = torch.randint(0, 3, (100,), generator=rng)
+    one, again, other = (split(labels, 0.2, seed)[1].tolist() for seed in (0, 0, 1))
+    assert one == again != other
+    assert split(torch.zeros(8, dtype=torch.int64), 0.5, 0)[1].tolist() == [0, 1, 2, 7]  # golden
+
+
+def test_no_split() -> None:
+    fit, held = split(torch.tensor([1, 0, 1]), 0.0, 0)
+    assert fit.tolist() == [0, 1, 2] and held.tolist() == []
+    assert held_out(10, 0.0) == held_out(0, 0.5) == 0
+
+
+def test_a_split_that_empties_a_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match="all of the 1 training images with label 5") as caught:
+        split(torch.tensor([0, 0, 5, 0]), 0.1, 0)
+    assert caught.value.path == "split.val"
+
+
+def test_denormalize_inverts_normalize_and_clamps() -> None:
+    mean, std = (0.1, 0.5, 0.9), (0.05, 0.3, 1.0)
+    images = torch.arange(256, dtype=torch.uint8).expand(2, 3, 4, 256)
+    scaled = normalize(images, mean, std)
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled[0, 1, 0, 255], torch.tensor((1 - 0.5) / 0.3))
+    assert torch.equal(denormalize(scaled, mean, std), images)
+    out_of_range = torch.tensor([-99.0, 99.0]).expand(1, 3, 1, 2)
+    assert denormalize(out_of_range, mean, std).tolist() == [[[[0, 255]]] * 3]

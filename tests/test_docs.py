@@ -1,0 +1,124 @@
+"""The documents: links lead somewhere, commands parse, names of files and presets exist."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edc_ray import cli, presets, sweep
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(path for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.md"))
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:edc-ray|python -m edc_ray\.sweep|make)\b")
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's: lower case, without punctuation, blanks as hyphens."""
+    titles = re.findall(r"^#+ +(.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_resolve(document: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
+    for link in LINK.findall(prose):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{link}: no such file"
+        assert not anchor or anchor in anchors(target.read_text()), f"{link}: no such heading"
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def commands(text: str) -> Iterator[str]:
+    """Command lines of the code blocks and of the inline code, without prompt and comment."""
+    blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.M | re.S)
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    for line in (*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *spans):
+        words = re.sub(r"^\$ |\s+#.*$", "", line.strip()).removeprefix("ray job submit -- ").strip()
+        words = words.removeprefix(".venv/bin/")
+        if COMMAND.match(words) and " " in words:
+            yield words
+
+
+COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in commands(path.read_text())})
+
+
+def test_the_readme_shows_the_commands() -> None:
+    shown = {line.split(" --set")[0] for name, line in COMMANDS if name == "README.md"}
+    assert {"make sweep", "make test", "python -m edc_ray.sweep sweeps/quickstart.yaml"} <= shown
+    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == {"plan", "condense", "report"}
+
+
+@pytest.mark.parametrize("line", [line for _, line in COMMANDS])
+def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Arguments are read as they would be; nothing runs. What they name must exist, or be made by a sweep."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)
+    if words[0] == "make":
+        done = subprocess.run(
+            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return
+    argv = ["sweep", *words[3:]] if words[0] == "python" else words[1:]
+    args = cli._parser().parse_args(argv)
+    if args.command == "report" or args.target.startswith("store/"):
+        return  # of a sweep that has run
+    if "dataset.path=FOLDER" in args.set:
+        args.set.remove("dataset.path=FOLDER")
+    cli.load(args.target, args.set)
+
+
+def test_make_targets_of_the_documents_have_a_text() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    named = {line.split()[1] for _, line in COMMANDS if line.startswith("make ")}
+    assert named <= {line.split()[0] for line in listed.splitlines()}
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(document: Path) -> None:
+    named = re.findall(
+        r"`((?:edc_ray|sweeps|tests|benchmarks)/[\w./]+\.(?:py|yaml|md))`", document.read_text()
+    )
+    assert not [path for path in named if not (ROOT / path).is_file()]
+
+
+def test_the_readmes_tree_has_every_module() -> None:
+    """Modules at the top of the package by file, packages by folder."""
+    tree = re.findall(r"^```\n(edc_ray/.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(tree) == 1
+    modules = {path.name for path in (ROOT / "edc_ray").glob("*.py")} - {"__init__.py"}
+    packages = {path.parent.name + "/" for path in (ROOT / "edc_ray").glob("*/__init__.py")}
+    assert not [name for name in modules | packages if not re.search(rf"(^|\s){re.escape(name)}\s", tree[0])]
+    shown = set(re.findall(r"\b(\w+\.py)\b", tree[0]))
+    assert not [name for name in shown if not list((ROOT / "edc_ray").rglob(name))]
+
+
+def test_tables_and_presets_that_are_named_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for table, path in re.findall(r"`([A-Z]{4,})`, `(edc_ray/[\w/]+\.py)`", readme):
+        assert re.search(rf"^{table}\b", (ROOT / path).read_text(), re.M), f"{table} in {path}"
+    assert set(re.findall(r"\b(?:digits|edc/\w+)/ipc\d+", readme)) <= presets.PRESETS.keys()
+
+
+def test_the_command_is_installed_under_the_name_that_is_documented() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"edc-ray": "edc_ray.cli:main"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_sweep_files_say_how_to_run_them(file: Path) -> None:
+    assert f"python -m edc_ray.sweep {file.relative_to(ROOT)}" in file.read_text()
+    assert sweep.load_file(str(file))[0].search

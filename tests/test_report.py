@@ -1,0 +1,344 @@
+"""The final claim and its report, from a study and a store that were made in this process, without Ray."""
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy import stats
+
+from edc_ray import cli, config, pipeline, report, space
+from edc_ray.artifacts import Store
+from edc_ray.claim import Claim, interval, standard_error
+from edc_ray.config import Budget, Confirm, Experiment, Knob, Runtime, Sweep
+
+# --- numbers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.7], [0.1, 0.2, 0.4, 0.35], [-0.02, 0.01, 0.0, 0.03, 0.02]])
+def test_interval_is_scipys(values: list[float]) -> None:
+    found = interval(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+    assert found.n == len(values)
+
+
+def test_interval_as_text() -> None:
+    assert str(interval([0.5, 0.5, 0.5])) == "50.00 +- 0.00 (n = 3)"
+    assert str(interval([0.25])) == "25.00 (n = 1)" and interval([0.25]).half == math.inf
+    assert str(interval([-0.01, -0.03])) == "-2.00 +- 12.71 (n = 2)"
+
+
+def test_standard_error_is_that_of_a_share() -> None:
+    right = np.repeat([1.0, 0.0], [90, 10])
+    assert standard_error(0.9, 100) == pytest.approx(right.std() / math.sqrt(100))
+    assert standard_error(0.0, 7) == standard_error(1.0, 7) == 0
+
+
+# --- pictures and table -------------------------------------------------------------------------------------
+
+
+def test_grid_has_one_row_a_class() -> None:
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((6, 3, 4, 4), np.uint8)
+    picture = report.grid(images, ipc=2)
+    assert picture.shape == (3 * 6, 2 * 6, 3) and picture.dtype == np.uint8
+    cells = picture.reshape(3, 6, 2, 6, 3)
+    for label in range(3):
+        for member in range(2):
+            cell = cells[label, :, member]
+            assert (cell[1:-1, 1:-1] == 2 * label + member).all()
+            assert (cell[[0, -1]] == 255).all() and (cell[:, [0, -1]] == 255).all()
+
+
+def test_grid_keeps_rows_columns_and_channels() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4)
+    assert (report.grid(image, ipc=1)[1:-1, 1:-1] == image[0].transpose(1, 2, 0)).all()
+
+
+FACTS: dict[str, Any] = {
+    "best": {"trial": 7, "params": {"recover.lr": 0.0123456, "init.kind": "noise"}, "val": 0.9},
+    "val": {"images": 100, "standard_error": 0.03, "ties": [2, 5]},
+    "trials": {"complete": 10, "fail": 1, "pruned": 5},
+    "accuracies": {"condensed": [0.8, 0.9], "random_real": [0.7, 0.7], "t0": [0.7, 0.9]},
+    "differences": {"random_real": [0.1, 0.2], "t0": [0.1, 0.0]},
+    "test": {
+        "split": "test", "images": 540, "observers": {"a": 0.9, "b": 0.95}, "ensemble": 0.96,
+        "student": {"s": 0.97}, "kept": 10, "of": 1257, "image_bytes": 7680, "label_bytes": 1234567,
+    },
+    "core_seconds": {"synthesis": 12.345, "everything": 678.9},
+    "rungs": {250: (0.5, 10)},
+    "test_reads": 42,
+}  # fmt: skip
+
+
+def test_table() -> None:
+    """Every number, line by line, in its unit; the words are free."""
+    lines = report.table(FACTS, (3, 1))
+    assert [re.findall(r"-?\d+(?:[.,]\d+)*", line) for line in lines] == [
+        ["10", "1", "5"],  # trials
+        ["7", "90.00", "3.00", "100", "2", "5"],  # best, val, standard error, images, ties
+        ["0.0123"],
+        [],
+        ["540", "2", "95"],
+        ["85.00", "63.53", "2"],
+        ["70.00", "0.00", "2", "15.00", "63.53", "2"],  # and the paired difference
+        ["0", "80.00", "127.06", "2", "0", "5.00", "63.53", "2"],
+        ["97.00", "90.00", "95.00", "96.00"],
+        ["10", "1257", "1", "126", "7,680", "1,234,567"],
+        ["25", "0.50", "10"],
+        ["12.3", "679"],
+        ["75", "3", "1"],
+        ["42"],
+    ]
+    assert "2, 5" in lines[1] and "noise" in lines[3] and "condensed - t0" in lines[7]
+
+
+def test_table_without_confirmation_ties_and_hits() -> None:
+    facts = {name: value for name, value in FACTS.items() if name != "test"}
+    facts |= {"val": FACTS["val"] | {"ties": []}, "rungs": {}}
+    lines = report.table(facts, None)
+    assert lines[1].endswith("within one standard error: none")
+    assert not [line for line in lines if "confirmed" in line or "stage hits" in line or "rung" in line]
+
+
+# --- a whole sweep, by hand ---------------------------------------------------------------------------------
+
+BASE = config.override(
+    Experiment(),
+    {
+        "dataset.limit": 200, "dataset.size_px": 8, "split.val": 0.3, "squeeze.epochs": 2, "init.ipc": 2,
+        "squeeze.observers": ["convnet_w16_d2"], "recover.iterations": 2, "evaluate.student": "vgg5_w16",
+        "evaluate.epochs": 2, "evaluate.reports": 2, "relabel.batch_size": 5,
+    },
+)  # fmt: skip
+SEARCH = {"evaluate.lr": Knob(low=1e-4, high=0.1), "recover.flip": Knob(choices=(True, False))}
+# The last two repeat the first two: equal to the bit, hence tied, and made only once.
+ASKED: list[dict[str, Any]] = [
+    {"evaluate.lr": 0.05, "recover.flip": True}, {"evaluate.lr": 0.001, "recover.flip": False},
+    {"evaluate.lr": 0.05, "recover.flip": True}, {"evaluate.lr": 0.001, "recover.flip": False},
+]  # fmt: skip
+SWEEP = Sweep(name="hand", search=SEARCH, budget=Budget(trials=5), confirm=Confirm(seeds=2))
+
+
+def build(experiment: Experiment, store: Store, upto: str = "evaluate") -> pipeline.Task:
+    return pipeline.ensure(experiment, store, Runtime(), pipeline.in_process(store, Runtime()), upto=upto)[-1]
+
+
+def read_claim(store: Store, made: Sweep) -> Claim:
+    return Claim(BASE, made, store, space.read_study(Path(store.path("sweeps", made.name))))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep]:
+    """A store with four complete trials and one that failed; nothing is confirmed."""
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    made = replace(SWEEP, runtime=replace(Runtime(), store=store.path()))
+    folder = Path(store.folder("sweeps/hand"))
+    study = space.open_study(folder)
+    for params in ASKED:
+        study.enqueue_trial(params)
+        trial = study.ask()
+        space.Space(SEARCH)(trial)
+        curve = pipeline.reports(build(space.apply(BASE, trial.params, SEARCH), store), store)
+        for at, accuracy in curve:
+            trial.report(accuracy, at)
+        study.tell(trial, curve[-1][1])
+    failed = study.ask()
+    space.Space(SEARCH)(failed)
+    study.tell(failed, state=optuna.trial.TrialState.FAIL)
+    facts = {"sweep": config.dump(made), "base": config.dump(BASE), "store": store.path()}
+    store.put("sweeps/hand/sweep.json", json.dumps(facts).encode())
+    return store, made
+
+
+@pytest.fixture(scope="module")
+def confirmed(searched: tuple[Store, Sweep]) -> Claim:
+    """The same after the confirmation, built as the Broker would."""
+    store, made = searched
+    claim = read_claim(store, made)
+    assert claim.missing()
+    for arm in claim.arms().values():
+        for experiment in arm:
+            build(experiment, store)
+    assert claim.missing()  # the whole-data student is part of it
+    build(pipeline.whole(claim.winner), store, "squeeze")
+    return claim
+
+
+def test_a_claim_without_confirmation_reads_no_test(searched: tuple[Store, Sweep]) -> None:
+    store, made = searched
+    reads = len(store.read_lines("test_reads.jsonl"))
+    claim = read_claim(store, replace(made, confirm=Confirm(seeds=0)))
+
+    class Refuses:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"{name} is called")
+
+    claim.make(Refuses(), print)  # type: ignore[arg-type]
+    assert not claim.missing() and claim.arms() == {}
+    facts = claim.facts()
+    assert "test" not in facts and facts["accuracies"] == {} and facts["test_reads"] == reads
+    assert facts["core_seconds"]["synthesis"] > 0
+    assert report.table(facts, claim.all_hits())
+
+
+def test_the_confirmation_uses_new_seeds_and_all_training_images(confirmed: Claim) -> None:
+    assert not confirmed.missing()
+    assert confirmed.winner.split.val == 0 and confirmed.experiment(confirmed.best).split.val == 0.3
+    arms = confirmed.arms()
+    assert list(arms) == ["condensed", "random_real", "t0"]
+    for i in range(2):
+        seed = pipeline.CONFIRM_SEED + i
+        assert all(arm[i].evaluate.seeds == (seed,) for arm in arms.values())
+        assert arms["condensed"][i].init.seed == arms["t0"][i].init.seed == seed
+        assert arms["random_real"][i].init.seed not in (seed, BASE.init.seed)
+    assert confirmed.winner.evaluate.reports == 1  # test is read at the end of a student's training only
+
+
+def test_facts_about_val(confirmed: Claim) -> None:
+    facts, trials = confirmed.facts(), confirmed.study.trials
+    values = [trial.value or 0.0 for trial in trials[:4]]
+    best = values.index(max(values))
+    assert facts["best"] == {"trial": best, "params": ASKED[best], "val": values[best]}
+    held_out = 6 * 10  # of 200 digits, 30 % of each class
+    assert abs(facts["val"]["images"] - held_out) <= 5
+    error = math.sqrt(values[best] * (1 - values[best]) / facts["val"]["images"])
+    assert facts["val"]["standard_error"] == pytest.approx(error)
+    ties = {n for n, value in enumerate(values) if n != best and value >= values[best] - error}
+    assert set(facts["val"]["ties"]) == ties and best + 2 in ties
+    assert facts["trials"] == {"complete": 4, "fail": 1} and facts["rungs"] == space.rung_correlation(trials)
+
+
+def test_facts_about_test_are_paired_by_seed(confirmed: Claim) -> None:
+    facts, store = confirmed.facts(), confirmed.store
+    for i in range(2):
+        seeded = pipeline.with_seed(confirmed.winner, pipeline.CONFIRM_SEED + i)
+        found = {
+            name: pipeline.facts(pipeline.tasks(e)[-1], store) for name, e in pipeline.arms(seeded).items()
+        }
+        assert {name: found[name]["accuracy"] for name in found} == {
+            name: values[i] for name, values in facts["accuracies"].items()
+        }
+        for name in ("random_real", "t0"):
+            assert facts["differences"][name][i] == found["condensed"]["accuracy"] - found[name]["accuracy"]
+    test = facts["test"]
+    assert (test["split"], test["kept"], test["of"]) == ("test", 20, 200)
+    assert test["image_bytes"] == 20 * 3 * 8 * 8
+    assert test["label_bytes"] > 0 and test["images"] > 500
+    assert list(test["observers"]) == ["convnet_w16_d2"] and list(test["student"]) == ["vgg5_w16"]
+
+
+def test_facts_about_cost(confirmed: Claim) -> None:
+    """Everything in this store was made for this sweep: each artifact counts once, whoever shares it."""
+    facts, root = confirmed.facts(), Path(confirmed.store.path())
+    manifests = [json.loads(path.read_text()) for path in root.glob("*/manifest.json")]
+    assert facts["core_seconds"]["everything"] == pytest.approx(sum(m["core_seconds"] for m in manifests))
+    sets = [
+        task for e in confirmed.arms()["condensed"] for task in pipeline.tasks(e) if task.stage == "recover"
+    ]
+    spent = [m["core_seconds"] for m in manifests if m["key"] in {task.key for task in sets}]
+    assert len(spent) == 2 and facts["core_seconds"]["synthesis"] == pytest.approx(sum(spent) / 2)
+    assert confirmed.all_hits()[0] >= len(manifests) and confirmed.all_hits()[1] == 0
+
+
+def test_each_read_of_test_is_on_record_once(confirmed: Claim) -> None:
+    """Two squeezes (observers, student) and three arms of two seeds."""
+    lines = confirmed.store.read_lines("test_reads.jsonl")
+    assert confirmed.facts()["test_reads"] == len(lines) == 2 + 3 * 2
+    assert sorted(line["why"].split()[0] for line in lines) == ["evaluate"] * 6 + ["squeeze"] * 2
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(confirmed: Claim) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    facts = report.write(confirmed, (3, 5), lines.append)
+    assert json.loads(json.dumps(facts))["test_reads"] == 8
+    return Path(confirmed.store.path("sweeps/hand")), lines
+
+
+def test_files_of_a_report(written: tuple[Path, list[str]], confirmed: Claim) -> None:
+    folder, lines = written
+    assert json.loads((folder / "final.json").read_text())["accuracies"] == confirmed.facts()["accuracies"]
+    assert "stage hits: 38 % (3 there already, 5 made in this run)" in lines[0]
+    assert lines[1].startswith(f"written to {folder}: final.json, results.parquet, best.yaml,")
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    assert [row["arm"] for row in rows] == ["search"] * 5 + ["condensed"] * 2 + ["random_real"] * 2 + [
+        "t0"
+    ] * 2
+    assert [row["state"] for row in rows[:5]] == ["complete"] * 4 + ["fail"]
+    assert [row["seed"] for row in rows[5:]] == [pipeline.CONFIRM_SEED, pipeline.CONFIRM_SEED + 1] * 3
+    assert {row["split"] for row in rows[:5]} == {"val"} and {row["split"] for row in rows[5:]} == {"test"}
+    for row in (row for row in rows if row["state"] == "complete"):
+        assert json.loads(row["curve"])[-1] == [1000, row["accuracy"]]
+        assert json.loads(row["params"]).keys() == SEARCH.keys()
+
+
+def test_best_yaml_is_the_best_experiment(written: tuple[Path, list[str]], confirmed: Claim) -> None:
+    made, experiment = cli.load(str(written[0] / "best.yaml"), [])
+    assert experiment == confirmed.experiment(confirmed.best)
+    assert (made.name, made.runtime, made.search) == ("hand-best", confirmed.sweep.runtime, {})
+
+
+@pytest.mark.parametrize("name", ["images.png", "curves.png"])
+def test_pictures(name: str, written: tuple[Path, list[str]]) -> None:
+    with Image.open(io.BytesIO((written[0] / name).read_bytes())) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert all(200 < side < 3000 for side in picture.size)
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 10
+
+
+def test_report_command(written: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name for path in written[0].iterdir()}
+    assert cli.main(["report", str(written[0])]) == 0
+    out, err = capsys.readouterr()
+    header, *leaders = out.splitlines()[:5]
+    assert header.split() == ["trial", "val", "knobs"] and not err
+    shares = [float(line.split()[1].rstrip("%")) for line in leaders]
+    assert len(shares) == 4 and shares == sorted(shares, reverse=True)
+    assert "evaluate.lr = " in leaders[0] and "confirmed on test" in out and "stage hits" not in out
+    assert {path.name for path in written[0].iterdir()} == before
+
+
+def test_report_before_the_confirmation(
+    searched: tuple[Store, Sweep], written: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Leaders only; what the same sweep will do is said."""
+    store, made = searched
+    more = replace(made, name="later", confirm=Confirm(seeds=3))
+    facts = {"sweep": config.dump(more), "base": config.dump(BASE), "store": store.path()}
+    folder = Path(store.folder("sweeps/later"))
+    store.put("sweeps/later/sweep.json", json.dumps(facts).encode())
+    store.put("sweeps/later/study.journal", (written[0] / "study.journal").read_bytes())
+    assert cli.main(["report", str(folder)]) == 0
+    assert "the confirmation is not finished" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["study.journal", "sweep.json"]
+
+
+def test_a_sweep_of_failures_is_a_failure(
+    searched: tuple[Store, Sweep], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, made = searched
+    facts = {
+        "sweep": config.dump(replace(made, name="none")),
+        "base": config.dump(BASE),
+        "store": store.path(),
+    }
+    store.put("sweeps/none/sweep.json", json.dumps(facts).encode())
+    folder = Path(store.path("sweeps/none"))
+    space.open_study(folder).ask()
+    assert cli.main(["report", str(folder)]) == 1
+    assert capsys.readouterr().err == (
+        "failed: no trial of sweep none came to its end; the lines above say why\n"
+    )

@@ -1,0 +1,189 @@
+"""Moments against loops over images, channels and cells."""
+
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edc_ray.core.stats import (
+    Moments,
+    cells,
+    channel_moments,
+    class_moments,
+    patch_moments,
+    pooled,
+    shares,
+    within_image,
+)
+
+CLASSES, PATCH = 3, 4
+SIZES = [(4, 8, 8), (4, 6, 6), (3, 7, 5), (1, 3, 2), (4, 1, 1), (8, 5, 9), (2, 4, 3)]  # patch, height, width
+
+
+def sample(n: int = 12, height: int = 8, width: int = 8) -> tuple[Tensor, Tensor]:
+    """Images whose means and spreads differ, and labels: every class n / 3 times."""
+    rng = torch.Generator().manual_seed(1)
+    z = torch.randn((n, 2, height, width), generator=rng) * (1 + torch.arange(n)[:, None, None, None] / n)
+    return z + torch.randn((n, 2, 1, 1), generator=rng), torch.arange(n) % CLASSES
+
+
+def slow_cells(z: Tensor, patch: int) -> list[Tensor]:
+    """The cells of one image (c, h, w), row by row; each (c, patch, patch)."""
+    up = [math.ceil(side / patch) * patch for side in z.shape[1:]]
+    z = functional.interpolate(z[None], up, mode="bilinear", align_corners=False)[0]
+    return [
+        z[:, top : top + patch, left : left + patch]
+        for top in range(0, up[0], patch)
+        for left in range(0, up[1], patch)
+    ]
+
+
+def slow_row(parts: list[Tensor]) -> Tensor:
+    means = [float(part.mean()) for part in parts]
+    variances = [float(((part - mean) ** 2).mean()) for part, mean in zip(parts, means, strict=True)]
+    return torch.tensor([means, [mean**2 for mean in means], variances], dtype=torch.float64)
+
+
+def joined(z: Tensor, kind: str) -> Tensor:
+    """All values that one statistic is made of: (d, values)."""
+    if kind == "channel":
+        return z.double().transpose(0, 1).flatten(1)
+    return cells(z.double(), PATCH).permute(2, 3, 0, 1, 4, 5).flatten(2).flatten(0, 1)
+
+
+def close(a: object, b: object) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def fields(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    return m.count, m.channel, m.patch
+
+
+# --- one pass -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch, height, width", SIZES)
+def test_class_moments_equal_a_loop(patch: int, height: int, width: int) -> None:
+    z, _ = sample(7, height, width)
+    labels = torch.tensor([2, 0, 0, 2, 2, 0, 0])  # class 1 has no image
+    channel = torch.zeros(CLASSES, 3, 2, dtype=torch.float64)
+    patches = torch.zeros(CLASSES, 3, len(slow_cells(z[0], patch)), dtype=torch.float64)
+    for image, label in zip(z.double(), labels.tolist(), strict=True):
+        channel[label] += slow_row(list(image))
+        patches[label] += slow_row(slow_cells(image, patch))
+    found = class_moments(z, labels, CLASSES, patch)
+    assert all(part.dtype == torch.float64 for part in fields(found))
+    close(fields(found), (torch.tensor([4.0, 0.0, 3.0], dtype=torch.float64), channel, patches))
+
+
+@pytest.mark.parametrize("patch, height, width", SIZES)
+def test_cells_lie_where_the_loop_finds_them(patch: int, height: int, width: int) -> None:
+    z, _ = sample(2, height, width)
+    found = cells(z, patch).flatten(2, 3)
+    for i, image in enumerate(z):
+        torch.testing.assert_close(list(found[i].unbind(1)), slow_cells(image, patch))
+
+
+@pytest.mark.parametrize("patch, height, width", SIZES)
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_groups_equal_separate_calls(patch: int, height: int, width: int, groups: int) -> None:
+    z, _ = sample(6, height, width)
+    z = z.double()
+    parts = z.chunk(groups)
+    close(
+        channel_moments(z, groups),
+        tuple(map(torch.cat, zip(*(channel_moments(p, 1) for p in parts), strict=True))),
+    )
+    alone = [patch_moments(part, 1, patch) for part in parts]
+    close(patch_moments(z, groups, patch), tuple(map(torch.cat, zip(*alone, strict=True))))
+
+
+def test_group_moments_pool_all_images_and_pixels() -> None:
+    z, _ = sample()
+    z = z.double()
+    for kind, found in (("channel", channel_moments(z, 1)), ("patch", patch_moments(z, 1, PATCH))):
+        values = joined(z, kind)
+        close(found, (values.mean(1)[None], values.var(1, correction=0)[None]))
+
+
+def test_no_digit_is_lost_to_a_large_offset() -> None:
+    z, labels = sample()
+    z = z + 1000
+    for kind in ("channel", "patch"):
+        moments = class_moments(z, labels, CLASSES, PATCH)
+        _, variance = pooled(moments, shares(moments), kind)
+        torch.testing.assert_close(variance[0], joined(z, kind).var(1, correction=0), rtol=1e-7, atol=0)
+
+
+# --- merging ------------------------------------------------------------------------------------------------
+
+
+@hypothesis.given(st.lists(st.integers(1, 11), max_size=5, unique=True).map(sorted))
+def test_merged_shards_equal_one_pass(cuts: list[int]) -> None:
+    z, labels = sample()
+    pairs = zip(z.tensor_split(cuts), labels.tensor_split(cuts), strict=True)
+    shards = [class_moments(part, of, CLASSES, PATCH) for part, of in pairs]
+    total = sum(shards[1:], shards[0])
+    close(fields(total), fields(class_moments(z, labels, CLASSES, PATCH)))
+
+
+def test_merging_is_associative_and_leaves_its_parts() -> None:
+    z, labels = sample()
+    pairs = zip(z.split(4), labels.split(4), strict=True)
+    a, b, c = (class_moments(part, of, CLASSES, PATCH) for part, of in pairs)
+    before = a.channel.clone()
+    close(fields((a + b) + c), fields(a + (b + c)))
+    assert torch.equal(a.channel, before)
+
+
+# --- what the sums give -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["channel", "patch"])
+@pytest.mark.parametrize("mix", [[0], [1, 2], [0, 0, 2], [0, 1, 1, 2]])
+def test_pooled_is_the_variance_over_the_pixels_of_images_with_these_labels(
+    kind: str, mix: list[int]
+) -> None:
+    z, labels = sample()
+    weights = torch.tensor([[mix.count(c) / len(mix) for c in range(CLASSES)]])
+    found = pooled(class_moments(z, labels, CLASSES, PATCH), weights.double(), kind)
+    values = joined(torch.cat([z[labels == c] for c in mix]), kind)
+    torch.testing.assert_close(
+        found, (values.mean(1)[None], values.var(1, correction=0)[None]), rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("kind", ["channel", "patch"])
+def test_shares_give_the_statistics_of_the_whole_data(kind: str) -> None:
+    z, _ = sample()
+    labels = torch.tensor([0] * 7 + [2] * 5)  # unequal, and a class without images
+    moments = class_moments(z, labels, CLASSES, PATCH)
+    close(shares(moments), torch.tensor([[7 / 12, 0, 5 / 12]], dtype=torch.float64))
+    values = joined(z, kind)
+    close(pooled(moments, shares(moments), kind), (values.mean(1)[None], values.var(1, correction=0)[None]))
+
+
+@pytest.mark.parametrize("kind", ["channel", "patch"])
+def test_within_and_between_images_make_the_pooled_variance(kind: str) -> None:
+    z, labels = sample()
+    moments = class_moments(z, labels, CLASSES, PATCH)
+    each = torch.eye(CLASSES, dtype=torch.float64)
+    mean, total = pooled(moments, each, kind)
+    inside_mean, inside = within_image(moments, each, kind)
+    close(inside_mean, mean)
+    assert (inside < total).all()
+    for c in range(CLASSES):
+        singles = torch.stack([joined(image[None], kind) for image in z[labels == c]])
+        close(inside[c], singles.var(2, correction=0).mean(0))
+        close(total[c] - inside[c], singles.mean(2).var(0, correction=0))
+
+
+def test_a_constant_image_has_no_negative_variance() -> None:
+    moments = class_moments(torch.full((3, 2, 4, 4), 0.1), torch.zeros(3, dtype=torch.long), CLASSES, PATCH)
+    for kind in ("channel", "patch"):
+        _, variance = pooled(moments, torch.tensor([[1.0, 0, 0]]), kind)
+        assert (variance >= 0).all() and (variance < 1e-12).all()

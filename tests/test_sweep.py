@@ -1,0 +1,287 @@
+"""Whole sweeps, each in a process and a Ray of its own: the study, the files, and what a second run finds."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray.tune.search import Searcher
+
+from edc_ray import cli, pipeline, space, tuning
+from edc_ray.artifacts import Store
+from edc_ray.config import Budget, Experiment, Knob, Scheduler, Sweep
+from edc_ray.sweep import load_file
+from tests import tiny
+
+CONDITIONAL = {
+    "evaluate.lr": {"low": 1e-3, "high": 1e-2, "log": True},
+    "recover.flatness.kind": {"choices": ["none", "sam"]},
+    "recover.flatness.rho": {"low": 0.01, "high": 1, "log": True, "when": {"recover.flatness.kind": "sam"}},
+}
+ASHA = {"kind": "asha", "grace": 0.3, "reduction": 2}
+
+
+def study(folder: Path) -> optuna.Study:
+    return space.read_study(folder / "store/sweeps/tiny")
+
+
+def states(folder: Path) -> dict[str, int]:
+    """How many trials of each state."""
+    names = [trial.state.name for trial in study(folder).trials]
+    return {name: names.count(name) for name in set(names)}
+
+
+def curves(folder: Path) -> dict[str, Any]:
+    """The accuracies of every configuration that came to its end, by its knobs."""
+    return {
+        json.dumps(trial.params, sort_keys=True): (trial.value, trial.intermediate_values)
+        for trial in study(folder).get_trials(states=(TrialState.COMPLETE,))
+    }
+
+
+def experiment_of(file: str, trial: FrozenTrial) -> Experiment:
+    sweep, base = load_file(file)
+    return space.apply(base, trial.params, sweep.search)
+
+
+# --- a sweep, again, and further ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, list[str]]:
+    """A file, its folder, and what the first run said."""
+    folder = tmp_path_factory.mktemp("swept")
+    file = tiny.sweep_file(folder, search=CONDITIONAL, seed=1)
+    return file, folder, tiny.sweep(file).splitlines()
+
+
+@pytest.mark.ray
+def test_a_sweep_finishes_its_budget_and_writes_its_files(swept: tuple[str, Path, list[str]]) -> None:
+    file, folder, said = swept
+    assert states(folder) == {"COMPLETE": 4}
+    assert [line[:9] for line in said if line.startswith("trial ")] == [f"trial {i}/4" for i in range(1, 5)]
+    results = folder / "store/sweeps/tiny"
+    facts = json.loads((results / "final.json").read_text())
+    assert facts["trials"] == {"complete": 4}
+    rows = pq.read_table(results / "results.parquet").to_pylist()
+    assert sum(row["arm"] == "search" for row in rows) == 4
+    assert sum(row["split"] == "test" for row in rows) == 2 * len(facts["accuracies"])
+    for picture in ("images.png", "curves.png"):
+        assert (results / picture).read_bytes().startswith(b"\x89PNG")
+    best, base = load_file(str(results / "best.yaml"))
+    assert base == experiment_of(file, space.ranked(study(folder))[0]) and best.runtime.workers == 1
+    assert cli.main(["plan", str(results / "best.yaml")]) == 0
+
+
+@pytest.mark.ray
+def test_an_inactive_knob_is_absent(swept: tuple[str, Path, list[str]]) -> None:
+    trials = study(swept[1]).trials
+    kinds = {trial.params["recover.flatness.kind"] for trial in trials}
+    assert kinds == {"none", "sam"}
+    for trial in trials:
+        assert ("recover.flatness.rho" in trial.params) == (trial.params["recover.flatness.kind"] == "sam")
+
+
+@pytest.mark.ray
+def test_the_second_run_only_reads(
+    swept: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    file, folder, first = swept
+    final = (folder / "store/sweeps/tiny/final.json").read_text()
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("no Ray is needed"))
+    assert cli.main(["sweep", file]) == 0
+    second = capsys.readouterr().out.splitlines()
+    assert second[0].startswith("sweep tiny: 0 of 4 trials")
+    table = [line for line in first[first.index("") + 1 :] if not line.startswith("stage hits")]
+    assert [line for line in second[2:] if not line.startswith("stage hits")] == table
+    assert any(line.startswith("stage hits: 100 %") for line in second)
+    assert (folder / "store/sweeps/tiny/final.json").read_text() == final
+
+
+@pytest.mark.ray
+def test_a_larger_budget_goes_on(swept: tuple[str, Path, list[str]]) -> None:
+    """Last of those that share the folder."""
+    file, folder, _ = swept
+    before = curves(folder)
+    said = tiny.sweep(file, "budget.trials=6").splitlines()
+    assert said[0].startswith("sweep tiny: 2 of 6 trials")
+    assert any(line.startswith("rank correlation of val accuracy") for line in said)
+    assert states(folder) == {"COMPLETE": 6} and before.items() <= curves(folder).items()
+
+
+# --- grid, labels, explosions -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_grid_repeats_exactly_and_an_explosion_ends_one_trial(tmp_path: Path) -> None:
+    """Inline in one store, Ray Data's stream in the other."""
+    said = {}
+    for labels in ("inline", "stream"):
+        (tmp_path / labels).mkdir()
+        file = tiny.sweep_file(
+            tmp_path / labels, sampler="grid", search={"evaluate.lr": {"choices": [3e-3, 1e-2, 1e30]}},
+            budget={"trials": 3}, confirm={"seeds": 0}, runtime__labels=labels,
+        )  # fmt: skip
+        said[labels] = tiny.sweep(file)
+        assert states(tmp_path / labels) == {"COMPLETE": 2, "FAIL": 1}
+        (failed,) = [line for line in said[labels].splitlines() if "failed:" in line]
+        assert "unit student" in failed and "not finite before step" in failed and "lr 1e+30" in failed
+        assert "2 complete, 1 fail" in said[labels]
+    assert curves(tmp_path / "inline") == curves(tmp_path / "stream")
+    pages = list((tmp_path / "stream/store").glob("relabel-*/page-*.parquet"))
+    assert len(pages) == 3 and not list((tmp_path / "inline/store").glob("relabel-*"))
+
+
+# --- ASHA ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_asha_stops_trials_and_their_students(tmp_path: Path) -> None:
+    file = tiny.sweep_file(
+        tmp_path, search={"evaluate.lr": {"low": 1e-5, "high": 1e-1, "log": True}}, budget={"trials": 8},
+        scheduler=ASHA, confirm={"seeds": 0}, **{"experiment__evaluate.epochs": 40},
+    )  # fmt: skip
+    said, store = tiny.sweep(file), Store(str(tmp_path / "store"))
+    counts = states(tmp_path)
+    assert counts["PRUNED"] >= 1 and counts["COMPLETE"] >= 1 and sum(counts.values()) == 8
+    assert f"{counts['COMPLETE']} complete, {counts['PRUNED']} pruned" in said
+    for trial in study(tmp_path).trials:
+        task = pipeline.tasks(experiment_of(file, trial))[-1]
+        complete = trial.state == TrialState.COMPLETE
+        assert pipeline.is_hit(task, store, tiny.runtime()) == complete, trial
+        last = max(trial.intermediate_values)  # the rung that stopped it is on record too
+        assert (300 <= last < space.END) != complete, trial
+
+
+# --- Tune's view of the study, without Ray ------------------------------------------------------------------
+
+LR = {"evaluate.lr": Knob(low=1e-3, high=1e-2, log=True)}
+
+
+def searcher(folder: Path) -> tuning.StudySearch:
+    return tuning.make_search(Sweep(search=LR, sampler="random"), folder, space.open_study(folder))
+
+
+def told(progress: int, accuracy: float, **facts: int) -> dict[str, Any]:
+    return {"progress": progress, space.METRIC: accuracy, **facts}
+
+
+def test_the_study_hears_each_report_once(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    search.suggest("a")
+    for result in (told(333, 0.1), told(667, 0.2), told(333, 0.9)):  # the last as from a second attempt
+        search.on_trial_result("a", result)
+    search.on_trial_complete("a", told(space.END, 0.3, hits=4, built=1))
+    (trial,) = space.read_study(tmp_path).trials
+    assert trial.intermediate_values == {333: 0.1, 667: 0.2, space.END: 0.3}
+    assert (trial.state, trial.value, trial.user_attrs) == (TrialState.COMPLETE, 0.3, {"hits": 4, "built": 1})
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "state"),
+    [
+        (told(667, 0.2), False, "PRUNED"),
+        (None, False, "PRUNED"),
+        (told(667, 0.2), True, "FAIL"),
+        (None, True, "FAIL"),
+    ],
+)
+def test_a_trial_that_did_not_end_is_told_so(tmp_path: Path, last: Any, error: bool, state: str) -> None:
+    search = searcher(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", told(333, 0.1))
+    search.on_trial_complete("a", last, error)
+    (trial,) = space.read_study(tmp_path).trials
+    assert trial.state.name == state and trial.intermediate_values[333] == 0.1
+
+
+def frozen(number: int, *accuracies: float) -> FrozenTrial:
+    """A trial that reported at 333, 667 and 1000 per mille, as far as it came."""
+    values = dict(zip((333, 667, space.END), accuracies, strict=False))
+    trial = create_trial(value=accuracies[-1], intermediate_values=values)
+    trial.number = number
+    return trial
+
+
+def test_a_resumed_asha_has_heard_of_the_earlier_trials() -> None:
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+    cfg, stops = Scheduler(kind="asha", grace=0.3, reduction=2), [0.3, 0.6, 1.0]
+    earlier = [frozen(i, 0.5 + i / 10, 0.6 + i / 10) for i in range(4)]
+
+    def verdict(done: list[FrozenTrial]) -> str:
+        scheduler = tuning.make_scheduler(cfg, stops, done)
+        assert isinstance(scheduler, ASHAScheduler)
+        new: Any = SimpleNamespace(trial_id="new")
+        return str(scheduler._brackets[0].on_result(new, 333, 0.4))
+
+    assert verdict([]) == TrialScheduler.CONTINUE and verdict(earlier) == TrialScheduler.STOP
+
+
+def test_trials_of_a_dead_driver_are_told_and_asked_again(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    for name in ("a", "b", "c"):
+        search.suggest(name)
+    search.on_trial_complete("a", told(space.END, 0.3))
+    for _ in range(2):  # the second driver dies before its first trial
+        study = space.open_study(tmp_path)
+        assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "WAITING", "WAITING"]
+        assert len(space.finished(study)) == 1
+    lost, again = study.trials[1:3], searcher(tmp_path)
+    for name in ("d", "e"):
+        again.suggest(name)
+    assert [t.params for t in space.read_study(tmp_path).trials[3:]] == [t.params for t in lost]
+    for name in ("d", "e"):
+        again.on_trial_complete(name, told(space.END, 0.2))
+    assert len(space.finished(space.open_study(tmp_path))) == 3
+
+
+def test_a_trial_lost_without_its_fault_does_not_count_and_comes_again(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", told(0, 0.0) | {"lost": True})
+    search.on_trial_complete("a", None, error=True)
+    search.suggest("b")
+    search.on_trial_complete("b", None, error=True)  # by its own fault
+    told_all = space.read_study(tmp_path)
+    lost, own = told_all.trials
+    assert [trial.number for trial in space.finished(told_all)] == [own.number]
+    for _ in range(2):  # the second time it is waiting already
+        again = space.open_study(tmp_path)
+        waiting = [t for t in again.trials if t.state == TrialState.WAITING]
+        assert [t.system_attrs["fixed_params"] for t in waiting] == [lost.params]
+
+
+def test_a_waiting_trial_that_is_lost_before_it_has_values_keeps_them(tmp_path: Path) -> None:
+    made = space.open_study(tmp_path)
+    made.enqueue_trial({"evaluate.lr": 0.002})
+    made.ask()  # the driver dies here
+    again = space.open_study(tmp_path)
+    assert again.ask().suggest_float("evaluate.lr", 1e-3, 1e-2, log=True) == 0.002
+
+
+def test_no_trial_starts_after_the_hours_however_often_it_is_interrupted(tmp_path: Path) -> None:
+    made = space.open_study(tmp_path)
+    made.tell(made.ask(), 0.5)
+    hours = Sweep(search=LR, sampler="random", budget=Budget(hours=0.0))
+    assert tuning.deadline(hours, made) == made.trials[0].datetime_start
+    assert tuning.make_search(hours, tmp_path, made).suggest("b") == Searcher.FINISHED
+    later = replace(hours, budget=Budget(hours=1.0))
+    assert "evaluate.lr" in str(tuning.make_search(later, tmp_path, made).suggest("c"))
+
+
+def test_a_resumed_search_does_not_repeat_its_suggestions(tmp_path: Path) -> None:
+    first = searcher(tmp_path)
+    said = [first.suggest(name) for name in "ab"]
+    second = searcher(tmp_path)  # the driver died before any trial ended: the lost ones come first
+    heard = [second.suggest(name) for name in "cdef"]
+    assert heard[:2] == said and not any(later in said for later in heard[2:])
