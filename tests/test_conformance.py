@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edc_ray.config import Flatness, Matching, Recover
-from edc_ray.core import matching, models, recover, train
+from edc_ray.core import losses, matching, models, recover, schedules
 from edc_ray.core.stats import Moments, channel_moments, class_moments, patch_moments, within_image
 
 FOLDER = os.environ.get("EDC_CONFORMANCE", str(Path(__file__).parents[2] / "shared" / "conformance"))
@@ -21,7 +21,7 @@ CLASSES, PATCH = 10, 4
 OFFICIAL = Matching(
     weight=0.01,
     class_weight=0.5,
-    class_variance="within_image",
+    class_form="within_image",
     first_multiplier=10,
     momentum=0.8,
     bias_correction=False,
@@ -177,13 +177,13 @@ def test_flatness_has_the_official_value_from_the_other_side(official: dict[str,
 
 def test_student_loss(official: dict[str, Tensor]) -> None:
     logits, soft = official["flatness/logits"], official["flatness/ema_logits"]
-    found = train.student_loss(logits, soft, official["posteval/targets"], 0.025)
+    found = losses.student_loss(logits, soft, official["posteval/targets"], 0.025)
     agree(found, official["posteval/mse_gt_ce0.025"])
 
 
 @pytest.mark.parametrize("zeta", ["1", "1.5", "2", "2.5", "3"])
 def test_schedules(zeta: str, official: dict[str, Tensor]) -> None:
-    found = torch.tensor([train.cos(epoch, 300, float(zeta)) for epoch in range(300)])
+    found = torch.tensor([schedules.cos(epoch, 300, float(zeta)) for epoch in range(300)])
     agree(found, official[f"schedule/cos/{zeta}"], 1e-5)
 
 

@@ -162,7 +162,7 @@ def test_targets_equal_the_formulas(variance: str, swap: bool, mix: list[int], r
     """Two groups: the first has the labels `mix`, the second only class 1."""
     model = network()
     images, labels, moments = real(model, rng)
-    cfg = Matching(class_variance="pooled" if variance == "pooled" else "within_image")
+    cfg = Matching(class_form="pooled" if variance == "pooled" else "within_image")
     goal = target(model, moments, torch.tensor([mix, [1] * len(mix)]), cfg, swap)
 
     whole = segments(model, images)
@@ -211,7 +211,7 @@ def test_the_whole_loss_equals_the_formula(
     cfg = Matching(
         class_weight=class_weight,
         first_multiplier=first,
-        class_variance="pooled" if variance == "pooled" else "within_image",
+        class_form="pooled" if variance == "pooled" else "within_image",
     )
     ours, mixes = torch.randn((8, 3, SIZE, SIZE), generator=rng), torch.tensor([[0, 1, 1, 1], [2, 2, 0, 2]])
     goal = target(model, moments, mixes, cfg, False)

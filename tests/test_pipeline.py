@@ -50,8 +50,8 @@ from edc_ray.pipeline import (
     with_seed,
     worker,
 )
+from edc_ray.pipeline.judge import VIEW_BYTES
 from edc_ray.pipeline.pages import STORED, read_page, table_of
-from edc_ray.pipeline.stages import VIEW_BYTES
 
 TINY = {
     "dataset.limit": 200, "dataset.size_px": 8, "split.val": 0.3,

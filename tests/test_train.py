@@ -13,24 +13,13 @@ from torch import Tensor, nn
 
 from edc_ray.config import Augment, Evaluate, Relabel, Squeeze
 from edc_ray.core import views
+from edc_ray.core.fit import TEST_IMAGES, pack, parameter_groups, predict, top1, unpack
+from edc_ray.core.losses import student_loss
 from edc_ray.core.random import fork_rng
 from edc_ray.core.relabel import Page, label_page, page_steps
-from edc_ray.core.train import (
-    SCHEDULES,
-    TEST_IMAGES,
-    Averages,
-    Student,
-    fit_observer,
-    pack,
-    parameter_groups,
-    predict,
-    report_steps,
-    stop_step,
-    student_loss,
-    top1,
-    total_steps,
-    unpack,
-)
+from edc_ray.core.schedules import SCHEDULES
+from edc_ray.core.squeeze import fit_observer
+from edc_ray.core.train import Averages, Student, report_steps, stop_step, total_steps
 
 CLASSES, SIZE, IMAGES = 3, 8, 10
 

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -53,10 +53,24 @@ def knob(
     high: float | None = None,
     unit: str = "",
     hashed: bool = True,
+    when: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A field with its meaning, closed range and unit. `hashed=False`: says where or how, never what."""
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "hashed": hashed}
+    """A field with its meaning, closed range and unit.
+
+    hashed: False = says where or how, never what.
+    when: the field has an effect only where this sibling has this value, or one of a tuple of them.
+    search: the range worth searching, as the fields of `config.Knob`.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "unit": unit, "hashed": hashed}
+    return dataclasses.field(default=default, metadata=metadata | {"when": when or {}, "search": search})
+
+
+def active(section: Any, f: "dataclasses.Field[Any]") -> bool:
+    """Whether the field has an effect, given its siblings."""
+    return all(
+        getattr(section, name) in (wanted if isinstance(wanted, tuple) else (wanted,))
+        for name, wanted in f.metadata.get("when", {}).items()
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from edc_ray.config.fields import ConfigError, join, unknown
+from edc_ray.config.fields import ConfigError, active, join, unknown
 from edc_ray.config.sweep import Knob
 
 T = TypeVar("T")
@@ -65,10 +65,13 @@ def dump(value: Any) -> dict[str, Any]:
 
 
 def hashed(value: Any) -> Any:
-    """Plain data without the fields that say where or how; one for equal configs: 1.0 is 1, -0.0 is 0."""
+    """Plain data without the fields that say where or how, or have no effect (`when`).
+
+    One for equal configs: 1.0 is 1, -0.0 is 0.
+    """
     if dataclasses.is_dataclass(value):
-        used = [f.name for f in dataclasses.fields(value) if f.metadata.get("hashed", True)]
-        return {name: hashed(getattr(value, name)) for name in used}
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("hashed", True) and active(value, f)]
+        return {f.name: hashed(getattr(value, f.name)) for f in fields}
     if isinstance(value, tuple):
         return [hashed(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

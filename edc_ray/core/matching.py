@@ -86,7 +86,7 @@ def target(
         raise ValueError("no convolution and no BatchNorm layer: there is nothing to match")
     classes = len(next(iter(moments.values())).count)
     mix = torch.nn.functional.one_hot(labels, classes).double().mean(1)
-    variance, whole, owners = CLASS_VARIANCES[cfg.class_variance], [], []
+    variance, whole, owners = CLASS_VARIANCES[cfg.class_form], [], []
     by_class: list[Tensor] = []
     for index, layer in enumerate(layers):
         m = moments[layer.name]

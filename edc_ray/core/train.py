@@ -1,142 +1,21 @@
-"""Training and reading of networks: observers on real images, students on condensed ones (method.md 1, 5)."""
+"""Training and reading of students on the condensed images (method.md 5)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
-from edc_ray.config import Evaluate, Squeeze
+from edc_ray.config import Evaluate
 from edc_ray.core import views
-from edc_ray.core.random import fork_rng, generator, seed_of
+from edc_ray.core.fit import pack, parameter_groups, predict, unpack
+from edc_ray.core.losses import student_loss
+from edc_ray.core.random import fork_rng, seed_of
 from edc_ray.core.relabel import Page
-
-TEST_IMAGES = 1024  # images in one forward when accuracy is read
-
-
-# --- schedules: multiplier of the peak learning rate in epoch e of E ----------------------------------------
-
-
-def cos(epoch: int, epochs: int, zeta: float) -> float:
-    """Cosine that would reach 0 at zeta * E (paper 3.2, "smoothing LR"; method.md 5.4)."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / (zeta * epochs)))
-
-
-def linear(epoch: int, epochs: int, zeta: float) -> float:
-    """Straight line that would reach 0 at zeta * E; what the official ImageNet-1k script really ran (B1)."""
-    return 1 - epoch / (zeta * epochs)
-
-
-def constant(epoch: int, epochs: int, zeta: float) -> float:
-    """No decay."""
-    return 1.0
-
-
-SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
-    "cos": cos,
-    "linear": linear,
-    "constant": constant,
-}
-
-
-# --- shared pieces ------------------------------------------------------------------------------------------
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay only on weights with more than one dimension; none on biases and norms (method.md 5.3)."""
-    decayed = [p for name, p in model.named_parameters() if "weight" in name and p.ndim > 1]
-    kept = [p for name, p in model.named_parameters() if not ("weight" in name and p.ndim > 1)]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-@torch.no_grad()
-def predict(model: Callable[[Tensor], Tensor], images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
-    """Logits; the model must be in eval mode."""
-    return torch.cat([model(chunk) for chunk in images.split(TEST_IMAGES)])
-
-
-def top1(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
-    """Accuracy as a fraction."""
-    return float((logits.argmax(1) == labels).float().mean())
-
-
-def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, buffers and the optimizer's moments as one flat mapping; `unpack` puts them back."""
-    state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        state |= {
-            f"optimizer.{i}.{name}": v for name, v in optimizer.state.get(p, {}).items() if v is not None
-        }
-    return state
-
-
-def unpack(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
-    model.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")})
-    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        prefix = f"optimizer.{i}."
-        moments = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-        # Copies: the optimizer changes them in place.
-        optimizer.state[p] = {
-            k: v.clone() if k == "step" else v.to(p.device, copy=True) for k, v in moments.items()
-        }
-
-
-def _batches(order: Int[Tensor, " n"], size: int) -> list[Tensor]:
-    """Runs of `size`; a last image alone joins the batch before it, since BatchNorm cannot train on one."""
-    batches = list(order.split(size))
-    return [*batches[:-2], torch.cat(batches[-2:])] if len(batches) > 1 and len(batches[-1]) == 1 else batches
-
-
-# --- observers ----------------------------------------------------------------------------------------------
-
-
-def fit_observer(
-    cfg: Squeeze,
-    model: nn.Module,
-    images: Float[Tensor, "n c s s"],
-    labels: Int[Tensor, " n"],
-    seeds: tuple[int, str],
-    saved: Mapping[str, Tensor] | None = None,
-) -> Iterator[tuple[int, Callable[[], dict[str, Tensor]]]]:
-    """Train `model` in place with SGD and cross-entropy; yields (epochs done, how to make a checkpoint).
-
-    seeds: the experiment's seed and the observer's name.
-
-    Raises:
-        FloatingPointError: the loss of an epoch is not finite.
-    """
-    groups = parameter_groups(model, cfg.weight_decay)
-    optimizer = torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum)
-    start = 0
-    if saved is not None:
-        unpack(model, optimizer, saved)
-        start = int(saved["epoch"])
-    model.train()
-    for epoch in range(start, cfg.epochs):
-        rng = generator("squeeze", *seeds, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * SCHEDULES[cfg.schedule](epoch, cfg.epochs, cfg.zeta)
-        total = torch.zeros((), device=images.device)
-        for ids in _batches(torch.randperm(len(images), generator=rng), cfg.batch_size):
-            ids = ids.to(images.device)
-            logits = model(views.augment(images[ids], cfg.augment, rng))
-            loss = functional.cross_entropy(logits, labels[ids])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        if not math.isfinite(float(total)):
-            raise FloatingPointError(f"the loss of {seeds[1]} is not finite in epoch {epoch}")
-        done = torch.tensor(epoch + 1)
-        yield epoch + 1, lambda done=done: pack(model, optimizer) | {"epoch": done}  # type: ignore[misc]
-    model.eval()
-
-
-# --- students -----------------------------------------------------------------------------------------------
+from edc_ray.core.schedules import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +57,6 @@ def stop_step(cfg: Evaluate, per_epoch: int, until: float) -> int:
     """The first report at or after the share `until` of the training."""
     total = total_steps(cfg, per_epoch)
     return next(step for step in report_steps(cfg, per_epoch) if step >= min(until, 1.0) * total - 1e-6)
-
-
-def student_loss(
-    logits: Float[Tensor, "b k"], soft: Float[Tensor, "b k"], hard: Int[Tensor, " b"], ce_weight: float
-) -> Float[Tensor, ""]:
-    """MSE of the logits + ce_weight * cross-entropy to the un-mixed label ("mse_gt", method.md 5.2)."""
-    return functional.mse_loss(logits, soft) + ce_weight * functional.cross_entropy(logits, hard)
 
 
 class Student:

@@ -96,3 +96,10 @@ class Stage:
     units: Callable[[Task, Runtime, float], list[str]]
     run: Run
     finish: Run | None = None
+
+
+def finite(logits: torch.Tensor, who: str) -> torch.Tensor:
+    """The logits. Raises FloatingPointError where one is not finite; names `who`."""
+    if not bool(logits.isfinite().all()):
+        raise FloatingPointError(f"the logits of {who} are not finite")
+    return logits

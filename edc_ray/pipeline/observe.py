@@ -1,0 +1,102 @@
+"""Stages that look at the real images: ingest, squeeze, statistics.
+
+A stage's function is a generator: it yields `Step`s where it can be interrupted and one `Output` at the end.
+It reads its inputs through `job.inputs` and touches nothing else.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from edc_ray.core import data, fit, models, stats, views
+from edc_ray.core.random import generator, seed_of
+from edc_ray.core.squeeze import fit_observer
+from edc_ray.pipeline.types import Job, Output, Step, Tensors, finite
+
+FORWARD_IMAGES = 256  # images in one forward of the statistics pass; part of the numbers' last bits
+
+
+# --- ingest -------------------------------------------------------------------------------------------------
+
+
+def run_ingest(job: Job) -> Iterator[Step | Output]:
+    images = data.read(job.experiment.dataset)
+    tensors = {name: getattr(images, name) for name in ("train", "train_labels", "test", "test_labels")}
+    yield Output(tensors, meta={"mean": images.mean, "std": images.std, "classes": images.classes})
+
+
+# --- squeeze ------------------------------------------------------------------------------------------------
+
+
+def run_squeeze(job: Job) -> Iterator[Step | Output]:
+    real, cfg, name, seed = job.inputs.real(job.task), job.experiment.squeeze, job.unit, job.experiment.seed
+    model = models.build(name, len(real.classes), real.size, seed_of("squeeze", seed, name)).to(
+        real.fit.device
+    )
+    for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
+        yield Step(epoch, cfg.epochs, pack)
+    logits = finite(fit.predict(model.eval(), real.judge), name)
+    meta = {"accuracy": fit.top1(logits, real.judge_labels), "split": real.judged}
+    yield Output({f"model.{k}": v for k, v in model.state_dict().items()} | {"logits": logits}, meta=meta)
+
+
+def finish_squeeze(job: Job) -> Iterator[Step | Output]:
+    """The ensemble: mean logits, as the labellers use them."""
+    real, names = job.inputs.real(job.task), job.experiment.squeeze.observers
+    units = [job.inputs.unit(job.task.stage, job.task.key, name) for name in names]
+    logits = torch.stack([tensors["logits"] for tensors, _ in units]).mean(0)
+    labels = real.judge_labels.cpu()
+    accuracy = {name: meta["accuracy"] for name, (_, meta) in zip(names, units, strict=True)}
+    meta = {
+        "accuracy": accuracy,
+        "ensemble": fit.top1(logits, labels),
+        "split": real.judged,
+        "judged": len(labels),
+    }
+    yield Output({"logits": logits}, meta=meta | {"chance": 1 / len(real.classes)})
+
+
+# --- statistics ---------------------------------------------------------------------------------------------
+
+
+def run_statistics(job: Job) -> Iterator[Step | Output]:
+    """One shard of the real images through all observers: one read and one augmentation for all."""
+    cfg, real = job.experiment.statistics, job.inputs.real(job.task)
+    observers = job.inputs.observers(job.task)
+    shard = int(job.unit.removeprefix("shard-"))
+    picked = slice(shard * cfg.shard_images, (shard + 1) * cfg.shard_images)
+    images, labels = real.fit[picked], real.fit_labels[picked]
+    pixels = views.augment(images, cfg.augment, generator("statistics", job.experiment.seed, shard))
+    sums: dict[str, stats.Moments] = {}
+    chunks = list(zip(pixels.split(FORWARD_IMAGES), labels.split(FORWARD_IMAGES), strict=True))
+    for done, (chunk, chunk_labels) in enumerate(chunks):
+        for name, model in observers.items():
+            with torch.no_grad(), models.capture(model) as inputs:
+                model(chunk)
+            for layer in models.layers(model):
+                moments = stats.class_moments(inputs[layer.name], chunk_labels, len(real.classes), cfg.patch)
+                where = f"{name}/{layer.name}"
+                sums[where] = sums[where] + moments if where in sums else moments
+        yield Step(done + 1, len(chunks))
+    yield Output(_flat(sums), meta={"images": len(images)})
+
+
+def finish_statistics(job: Job) -> Iterator[Step | Output]:
+    """The sum of the shards, folded in their order so that the bits do not depend on who came first."""
+    total: dict[str, stats.Moments] = {}
+    for unit in job.inputs.unit_names(job.task):
+        part = moments_of(job.inputs.unit(job.task.stage, job.task.key, unit)[0])
+        total = {where: total[where] + m for where, m in part.items()} if total else part
+    yield Output(_flat(total))
+
+
+def _flat(sums: dict[str, stats.Moments]) -> Tensors:
+    return {f"{where}:{f}": getattr(m, f) for where, m in sums.items() for f in ("count", "channel", "patch")}
+
+
+def moments_of(tensors: Tensors) -> dict[str, stats.Moments]:
+    """'observer/layer' -> Moments, from a unit of statistics."""
+    places = dict.fromkeys(name.rsplit(":", 1)[0] for name in tensors)
+    return {
+        at: stats.Moments(*(tensors[f"{at}:{f}"] for f in ("count", "channel", "patch"))) for at in places
+    }
