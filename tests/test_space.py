@@ -52,8 +52,8 @@ SEARCHED = sorted(
     path
     for path in FIELDS
     if not path.startswith(("split.", "dataset."))
-    and path
-    not in ("seed", "init.seed", "evaluate.seeds", "squeeze.observers")  # refused; limits relabel.observers
+    and path not in ("seed", "init.seed", "evaluate.seeds")  # refused
+    and path not in ("squeeze.observers", "squeeze.epochs", "init.factor")  # limit others, or are limited
 )
 TABLES: dict[str, list[Any]] = {
     "init.kind": list(INITS),

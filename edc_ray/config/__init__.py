@@ -4,22 +4,11 @@ Plain frozen dataclasses; bounds are checked whenever one is made. Names of data
 checked by `pipeline.check`, which knows the tables.
 """
 
-from edc_ray.config.experiment import (
-    Augment,
-    Dataset,
-    Evaluate,
-    Experiment,
-    Flatness,
-    Init,
-    Matching,
-    Quirks,
-    Recover,
-    Relabel,
-    Split,
-    Squeeze,
-    Statistics,
-)
+from edc_ray.config.condense import Flatness, Init, Matching, Recover
+from edc_ray.config.experiment import Experiment, Quirks
 from edc_ray.config.fields import ConfigError, NotThere, join, legal_range, unknown
+from edc_ray.config.judge import Evaluate, Relabel
+from edc_ray.config.observe import Augment, Dataset, Split, Squeeze, Statistics
 from edc_ray.config.sweep import Budget, Confirm, Knob, Runtime, Scheduler, Sweep
 from edc_ray.config.text import digest, dump, hashed, load, override, parse_value, paths, read_yaml
 

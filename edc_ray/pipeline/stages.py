@@ -51,6 +51,8 @@ def _page_units(task: Task, runtime: Runtime, until: float) -> list[str]:
     return [f"page-{page:05d}" for page in range(math.ceil(steps / relabel.page_steps(cfg)))]
 
 
+_RECOVER_QUIRKS = ("quirks.swap_class_patch", "quirks.double_conv_targets", "quirks.verifier_updates")
+
 STAGES: dict[str, Stage] = {
     "ingest": Stage(1, ("dataset",), (), lambda task, runtime, until: ["all"], run_ingest),
     "squeeze": Stage(
@@ -61,16 +63,19 @@ STAGES: dict[str, Stage] = {
         1, ("split", "statistics", "seed", "precision"), ("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
-    "init": Stage(1, ("split", "init", "seed"), ("ingest",), _class_units, run_init, join_images),
+    "init": Stage(
+        1, ("split", "init", "quirks.alphabetical_init", "seed"), ("ingest",),
+        _class_units, run_init, join_images,
+    ),
     "recover": Stage(
-        1, ("recover", "quirks", "seed", "precision"), ("squeeze", "statistics", "init"),
+        1, ("recover", *_RECOVER_QUIRKS, "seed", "precision"), ("squeeze", "statistics", "init"),
         _group_units, run_recover, join_images,
     ),
     "relabel": Stage(
         1, ("relabel", "evaluate.seeds", "precision"), ("squeeze", "recover"), _page_units, run_relabel
     ),
     "evaluate": Stage(
-        1, ("evaluate", "precision"), ("ingest", "recover", "relabel"),
+        1, ("evaluate", "quirks.alrs_weights_only", "precision"), ("ingest", "recover", "relabel"),
         lambda task, runtime, until: ["student"], run_evaluate,
     ),
 }  # fmt: skip
