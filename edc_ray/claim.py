@@ -50,6 +50,11 @@ def standard_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
+def _has(experiment: Experiment, stage: str) -> bool:
+    """Whether anything of the experiment depends on the stage."""
+    return stage in pipeline.needed(experiment)
+
+
 class Claim:
     """What the confirmation of one study needs and says. Everything comes from the study and the store."""
 
@@ -84,7 +89,7 @@ class Claim:
         for arm in self.arms().values():
             found += [(experiment, "evaluate") for experiment in arm]
         for experiment in self.arms().get("condensed", []):
-            found += [(experiment, "recover"), (experiment, "squeeze")]
+            found += [(experiment, stage) for stage in ("recover", "squeeze") if _has(experiment, stage)]
         return [*found, (pipeline.whole(self.winner), "squeeze")] if self.sweep.confirm.seeds else found
 
     def missing(self) -> list[tuple[Experiment, str]]:
@@ -149,11 +154,13 @@ class Claim:
         """Of the condensed sets of the confirmation, and of the networks that saw all the images."""
         one = self.arms()["condensed"][0]
         images = pipeline.facts(self._task(one, "recover"), self.store)
-        judged, squeezed = self._judged(one), pipeline.facts(self._task(one, "squeeze"), self.store)
+        judged = self._judged(one)
+        squeezed = self._task(one, "squeeze") if _has(one, "squeeze") else None
+        observers = pipeline.facts(squeezed, self.store) if squeezed else {"accuracy": {}, "ensemble": None}
         student = pipeline.facts(pipeline.tasks(pipeline.whole(one), "squeeze")[-1], self.store)
         return {
             "split": judged["split"], "images": judged["judged"],
-            "observers": squeezed["accuracy"], "ensemble": squeezed["ensemble"],
+            "observers": observers["accuracy"], "ensemble": observers["ensemble"],
             "student": {one.evaluate.student: student["accuracy"][one.evaluate.student]},
             "kept": images["images"], "of": self._task(one, "recover").fit,
             "image_bytes": images["bytes"], "label_bytes": judged["label_bytes"],

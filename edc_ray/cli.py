@@ -113,14 +113,15 @@ def plan(target: str, changes: Sequence[str]) -> None:
         print(f"sweep {settings.name}: {settings.budget.trials} trials over {len(settings.search)} knobs")
     if missing:
         print(f"missing: {missing}")
-        print("stages: " + " -> ".join(pipeline.STAGES))
+        print("stages: " + " -> ".join(pipeline.needed(experiment)))
     else:
         _print_plan(experiment, store, settings)
     _print_devices(settings.runtime)
 
 
 def _print_plan(experiment: Experiment, store: Store, settings: Sweep) -> None:
-    swept = {stage for stage, row in pipeline.STAGES.items() if _is_swept(row.reads, settings)}
+    rows = pipeline.STAGES.items()
+    swept = {stage for stage, row in rows if _is_swept(row.reads(experiment), settings)}
     print(f"{'artifact':<24} {'units':>6} {'to do':>6}")
     for row in pipeline.plan(experiment, store, settings.runtime):
         note = "hit" if row.hit else row.note

@@ -83,7 +83,7 @@ def _confirmed(facts: dict[str, Any]) -> list[str]:
         difference = f"   condensed - {name}: {interval(paired)}" if paired else ""
         lines.append(f"    {name:<12} {interval(values)}{difference}")
     whole = {f"student {name}": value for name, value in test["student"].items()}
-    whole |= {**test["observers"], "ensemble": test["ensemble"]}
+    whole |= test["observers"] | ({"ensemble": test["ensemble"]} if test["observers"] else {})
     lines.append("    whole data: " + ", ".join(f"{name} {100 * value:.2f}" for name, value in whole.items()))
     kept = f"{test['kept']} of {test['of']} training images kept (1/{test['of'] / test['kept']:.0f})"
     sizes = f"{test['image_bytes']:,} bytes of images, {test['label_bytes']:,} bytes of labels a student"

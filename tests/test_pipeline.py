@@ -176,10 +176,10 @@ OTHER = {
 }  # fmt: skip
 
 
-def with_descendants(stages: Sequence[str]) -> set[str]:
+def with_descendants(stages: Sequence[str], experiment: Experiment) -> set[str]:
     found = set(stages)
-    for stage, inputs in INPUTS.items():
-        if found & set(inputs):
+    for stage, row in STAGES.items():
+        if found & set(row.inputs(experiment)):
             found.add(stage)
     return found
 
@@ -221,7 +221,7 @@ def keys(experiment: Experiment, content: str = "a") -> dict[str, str]:
     """Of every stage, for data of that content, which is not looked at."""
     found: dict[str, str] = {}
     for stage in STAGES:
-        found[stage] = graph.key(stage, experiment, {name: found[name] for name in INPUTS[stage]}, content)
+        found[stage] = graph.key(stage, experiment, found, content)
     return found
 
 
@@ -234,7 +234,7 @@ def test_a_field_changes_the_keys_of_its_readers_and_their_descendants_only(path
     base = activated(tiny(), path)
     other = override(base, {path: another(path, base)})
     assert other != base
-    assert differing(keys(base), keys(other)) == with_descendants(readers(path))
+    assert differing(keys(base), keys(other)) == with_descendants(readers(path), base)
 
 
 @pytest.mark.parametrize("path", [path for path, f in paths(Experiment).items() if f.metadata["when"]])
@@ -262,7 +262,7 @@ def test_a_raised_version_changes_the_stage_and_its_descendants(
 ) -> None:
     before = keys(tiny())
     monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], version=STAGES[stage].version + 1))
-    assert differing(before, keys(tiny())) == with_descendants([stage])
+    assert differing(before, keys(tiny())) == with_descendants([stage], tiny())
 
 
 def test_two_stages_that_read_the_same_have_different_keys() -> None:
@@ -272,9 +272,53 @@ def test_two_stages_that_read_the_same_have_different_keys() -> None:
 
 
 def test_the_table_is_the_one_of_the_architecture() -> None:
-    assert {name: list(row.inputs) for name, row in STAGES.items()} == INPUTS
-    declared = {path for row in STAGES.values() for path in row.reads}
+    assert {name: list(row.inputs(tiny())) for name, row in STAGES.items()} == INPUTS
+    declared = {path for row in STAGES.values() for path in row.reads(tiny())}
     assert declared == set(READERS) - {"dataset.path"}
+
+
+NARROW: list[tuple[dict[str, Any], dict[str, list[str]], set[str], set[str]]] = [
+    # changes; inputs that differ; fields that count no more; fields that count (of stages but ingest)
+    ({"init.kind": "rded"}, {"init": ["ingest", "squeeze"]}, set(), {"precision", "init.mipc"}),
+    ({"init.kind": "difficulty"}, {"init": ["ingest", "squeeze"]}, {"init.mipc"}, {"init.scorers"}),
+    (
+        {"recover.iterations": 0}, {"recover": ["init"]},
+        {"statistics.patch", "recover.lr", "recover.classes_per_group", "quirks.swap_class_patch"},
+        {"recover.iterations", "recover.format", "squeeze.lr", "relabel.observers"},
+    ),
+    (
+        {"evaluate.loss": "hard"}, {"evaluate": ["ingest", "recover"]},
+        {"relabel.observers", "relabel.teacher_bn"}, {"relabel.crop_min", "relabel.batch_size", "squeeze.lr"},
+    ),
+    (
+        {"evaluate.loss": "hard", "recover.iterations": 0},
+        {"evaluate": ["ingest", "recover"], "recover": ["init"]},
+        {"squeeze.lr", "squeeze.observers", "statistics.patch", "relabel.observers", "recover.lr"},
+        {"relabel.crop_min", "relabel.batch_size", "evaluate.lr", "init.ipc", "seed"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "inputs", "idle", "read"), NARROW)
+def test_names_hold_only_what_the_experiment_uses(
+    changes: dict[str, Any], inputs: dict[str, list[str]], idle: set[str], read: set[str]
+) -> None:
+    base = override(tiny(), changes)
+    assert {name: list(row.inputs(base)) for name, row in STAGES.items()} == INPUTS | inputs
+    found = {
+        path: {t.key for t in tasks(override(base, {path: another(path, base)}))} for path in idle | read
+    }
+    key = tasks(base)[-1].key
+    assert {path for path in found if key in found[path]} == idle
+
+
+def test_hard_labels_on_initial_images_need_no_observers(store: Store) -> None:
+    experiment = tiny(evaluate__loss="hard", recover__iterations=0, evaluate__seeds=[0, 1])
+    assert [task.stage for task in tasks(experiment)] == ["ingest", "init", "recover", "evaluate", "evaluate"]
+    assert [row.task.stage for row in plan(experiment, store, STREAM)] == [
+        "ingest", "init", "recover", "evaluate", "evaluate",
+    ]  # fmt: skip
+    assert [t.stage for t in tasks(tiny(recover__iterations=0))] == [s for s in STAGES if s != "statistics"]
 
 
 def spied(value: Any, seen: set[str], prefix: str = "") -> Any:
@@ -337,7 +381,8 @@ def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
             watched = replace(task, experiment=spied(experiment, seen))
             for unit in units(task, STREAM)[:1] + ["all"] * finish(task):
                 assert isinstance(list(Worker(store, STREAM).run(watched, unit))[-1], Receipt)
-            declared = {path for stage in ancestry(task.stage) for path in STAGES[stage].reads}
+            above = {task.stage, *dict(task.inputs)}
+            declared = {path for stage in above for path in STAGES[stage].reads(experiment)}
             strange = {p for p in seen if not any(p == d or p.startswith(d + ".") for d in declared)}
             assert strange <= {"precision"}, f"{task.stage} reads {strange}"  # the worker sets it for all
             used |= seen
@@ -430,7 +475,7 @@ def test_every_stage_is_committed_with_all_that_made_it(finished: Store) -> None
         for total in ("seconds", "core_seconds"):
             assert made[total] == pytest.approx(sum(e["meta"][total] for e in made["units"].values()))
         assert (made["stage"], made["key"], made["version"]) == (task.stage, task.key, row.version)
-        assert made["inputs"] == dict(task.inputs) and set(made["reads"]) == set(row.reads)
+        assert made["inputs"] == dict(task.inputs) and set(made["reads"]) == set(row.reads(tiny()))
         assert {"at", "python", "torch", "numpy"} <= set(made["made"])
         assert all({"host", "device"} <= set(entry["meta"]) for entry in made["units"].values())
         assert config.load(Runtime, made["runtime"]) == INLINE

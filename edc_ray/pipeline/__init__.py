@@ -14,6 +14,7 @@ from edc_ray.pipeline.graph import (
     key,
     manifest,
     missing,
+    needed,
     parents,
     plan,
     reports,
@@ -30,6 +31,6 @@ __all__ = [
     "CONFIRM_SEED",
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "check", "check_names", "commit", "core_seconds", "discard", "ensure",
-    "facts", "finish", "in_process", "is_hit", "key", "manifest", "missing", "parents", "plan", "refitted",
-    "reports", "skipped", "tasks", "units", "whole", "with_seed",
+    "facts", "finish", "in_process", "is_hit", "key", "manifest", "missing", "needed", "parents", "plan",
+    "refitted", "reports", "skipped", "tasks", "units", "whole", "with_seed",
 ]  # fmt: skip

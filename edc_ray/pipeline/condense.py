@@ -18,10 +18,14 @@ CLASSES_PER_UNIT = 100  # of init, whose classes are independent
 # --- init and recover ---------------------------------------------------------------------------------------
 
 
-def run_init(job: Job) -> Iterator[Step | Output]:
-    real, exp = job.inputs.real(job.task), job.experiment
+def _classes(job: Job) -> range:
+    """Of the unit."""
     first = int(job.unit.removeprefix("classes-"))
-    classes = range(first, min(first + CLASSES_PER_UNIT, len(real.classes)))
+    return range(first, min(first + CLASSES_PER_UNIT, job.task.classes))
+
+
+def run_init(job: Job) -> Iterator[Step | Output]:
+    real, exp, classes = job.inputs.real(job.task), job.experiment, _classes(job)
     seeds = (exp.seed, exp.init.seed)
     yield Output(
         {"images": init.initial_images(exp.init.kind, *real.fit_bytes, classes, exp.init.ipc, seeds)}
@@ -29,14 +33,14 @@ def run_init(job: Job) -> Iterator[Step | Output]:
 
 
 def run_recover(job: Job) -> Iterator[Step | Output]:
+    if job.experiment.recover.iterations == 0:
+        yield _kept(job)
+        return
     exp, real = job.experiment, job.inputs.real(job.task)
     first, last = (int(part) for part in job.unit.removeprefix("groups-").split("-"))
     groups = recover.cut(len(real.classes), exp.recover.classes_per_group)[first : last + 1]
     start = job.inputs.all("init", job.task)["images"]
     start = start[groups[0].classes.start * exp.init.ipc : groups[-1].classes.stop * exp.init.ipc]
-    if exp.recover.iterations == 0:
-        yield Output({"images": start})
-        return
     observers = job.inputs.observers(job.task)
     moments = moments_of(job.inputs.all("statistics", job.task))
     per_observer = [
@@ -50,6 +54,13 @@ def run_recover(job: Job) -> Iterator[Step | Output]:
     for now in recover.synthesize(problem, state):
         yield Step(now.iteration, exp.recover.iterations, now.pack)
     yield Output({"images": recover.finished(problem, state)})
+
+
+def _kept(job: Job) -> Output:
+    """The initial images of the unit's classes, as they are."""
+    classes, ipc = _classes(job), job.experiment.init.ipc
+    start = job.inputs.all("init", job.task)["images"]
+    return Output({"images": start[classes.start * ipc : classes.stop * ipc]})
 
 
 def join_images(job: Job) -> Iterator[Step | Output]:

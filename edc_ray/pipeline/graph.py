@@ -31,11 +31,21 @@ def key(stage: str, experiment: Experiment, inputs: dict[str, str], content: str
     """
     row = STAGES[stage]
     named: dict[str, Any] = {"stage": stage, "version": row.version}
-    named["reads"] = {path: config.hashed(attrgetter(path)(experiment)) for path in row.reads}
-    named["inputs"] = {name: inputs[name] for name in row.inputs}
-    if not row.inputs:
+    named["reads"] = _read(row.reads(experiment), experiment)
+    named["inputs"] = {name: inputs[name] for name in row.inputs(experiment)}
+    if not named["inputs"]:
         named["content"] = content
     return config.digest(named)
+
+
+def _read(wanted: Iterable[str], experiment: Experiment) -> dict[str, Any]:
+    """Path -> plain data, without the fields that have no effect."""
+    found: dict[str, Any] = {}
+    for path in wanted:
+        section, _, name = path.rpartition(".")
+        fields = config.hashed(attrgetter(section)(experiment) if section else experiment)
+        found |= {path: fields[name]} if name in fields else {}
+    return found
 
 
 def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
@@ -46,7 +56,9 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
     """
     content, counts = _content(experiment.dataset)
     kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
-    seeds = experiment.evaluate.seeds if "evaluate.seeds" in _reads(upto) else experiment.evaluate.seeds[:1]
+    read = {path for stage in needed(experiment, upto) for path in STAGES[stage].reads(experiment)}
+    seeded = not read.isdisjoint({"evaluate", "evaluate.seeds"})
+    seeds = experiment.evaluate.seeds if seeded else experiment.evaluate.seeds[:1]
     chains = [_chain(experiment, seed, content, upto, len(counts), kept) for seed in seeds]
     return list({(task.stage, task.key): task for chain in chains for task in chain}.values())
 
@@ -60,31 +72,25 @@ def _content(dataset: config.Dataset) -> tuple[str, tuple[int, ...]]:
 def _chain(experiment: Experiment, seed: int, content: str, upto: str, classes: int, fit: int) -> list[Task]:
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
-    for stage in _ancestors(upto):
-        keys = {name: chain[name].key for name in STAGES[stage].inputs}
-        inputs = dict(
-            pair for name in STAGES[stage].inputs for pair in (*chain[name].inputs, (name, keys[name]))
-        )
+    for stage in needed(one, upto):
+        keys = {name: chain[name].key for name in STAGES[stage].inputs(one)}
+        inputs = dict(pair for name in keys for pair in (*chain[name].inputs, (name, keys[name])))
         chain[stage] = Task(stage, one, key(stage, one, keys, content), tuple(inputs.items()), classes, fit)
     return list(chain.values())
 
 
-def _reads(upto: str) -> set[str]:
-    return {path for stage in _ancestors(upto) for path in STAGES[stage].reads}
-
-
-def _ancestors(stage: str) -> list[str]:
-    """The stage and all it needs, in the order of STAGES."""
-    wanted = {stage}
+def needed(experiment: Experiment, upto: str = "evaluate") -> list[str]:
+    """The stages that the experiment has, up to this one, in the order of STAGES."""
+    wanted = {upto}
     for name in reversed(STAGES):
         if name in wanted:
-            wanted |= set(STAGES[name].inputs)
+            wanted |= set(STAGES[name].inputs(experiment))
     return [name for name in STAGES if name in wanted]
 
 
 def parents(task: Task, among: Iterable[Task]) -> list[Task]:
     """The tasks that must be there before this one: its direct inputs."""
-    wanted = {(name, dict(task.inputs)[name]) for name in STAGES[task.stage].inputs}
+    wanted = {(name, dict(task.inputs)[name]) for name in STAGES[task.stage].inputs(task.experiment)}
     return list({(t.stage, t.key): t for t in among if (t.stage, t.key) in wanted}.values())
 
 
@@ -136,7 +142,7 @@ def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
         "version": row.version,
         "key": task.key,
         "inputs": dict(task.inputs),
-        "reads": {path: config.hashed(attrgetter(path)(exp)) for path in row.reads},
+        "reads": _read(row.reads(exp), exp),
         "units": {
             n: {"file": r.file, "sha256": r.sha256, "bytes": r.bytes, "meta": r.meta}
             for n, r in receipts.items()

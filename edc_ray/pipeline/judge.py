@@ -55,14 +55,24 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     if stop < total:
         return
     logits = student.predict(real.judge)  # again: a resumed unit may have no step left to make
-    label_bytes = cfg.epochs * len(images) * (2 * len(real.classes) + VIEW_BYTES)
+    soft = "relabel" in dict(job.task.inputs)
+    label_bytes = cfg.epochs * len(images) * (2 * len(real.classes) + VIEW_BYTES) if soft else 0
     meta = {"reports": reports, "accuracy": reports[-1][1], "split": real.judged, "judged": len(real.judge)}
     yield Output({"logits": logits.half()}, meta=meta | {"label_bytes": label_bytes, "steps": total})
 
 
 def _pages(job: Job, step: int, stop: int) -> Iterator[relabel.Page]:
-    """The pages of training steps `step` to `stop`: read where they are stored, else labelled here."""
-    steps = relabel.page_steps(job.experiment.relabel)
+    """The pages of training steps `step` to `stop`: read where they are stored, else labelled here.
+
+    Those of a student with hard labels have views, but no logits.
+    """
+    cfg = job.experiment.relabel
+    steps = relabel.page_steps(cfg)
     for page in range(step // steps, math.ceil(stop / steps)):
+        if "relabel" not in dict(job.task.inputs):
+            images, (seed,) = job.inputs.start_images(job.task)[0], job.experiment.evaluate.seeds
+            drawn = relabel.page_views(cfg, len(images), images.shape[-1], seed, page)
+            yield relabel.Page(page * steps, drawn, ())
+            continue
         stored = job.inputs.label_table(job.task, f"page-{page:05d}")
         yield _label(job, page) if stored is None else read_page(stored)

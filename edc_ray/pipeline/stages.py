@@ -1,8 +1,9 @@
 """STAGES: the stages of EDC, which units each has, what it reads and which functions run it."""
 
 import math
+from dataclasses import fields
 
-from edc_ray.config import Runtime
+from edc_ray.config import Experiment, Relabel, Runtime
 from edc_ray.core import recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
@@ -13,7 +14,7 @@ from edc_ray.pipeline.observe import (
     run_squeeze,
     run_statistics,
 )
-from edc_ray.pipeline.types import Stage, Task
+from edc_ray.pipeline.types import Stage, Task, always
 
 
 def _observer_units(task: Task, runtime: Runtime, until: float) -> list[str]:
@@ -29,7 +30,9 @@ def _class_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 
 
 def _group_units(task: Task, runtime: Runtime, until: float) -> list[str]:
-    """Runs of equally large groups that go through one forward."""
+    """Runs of equally large groups that go through one forward; without iterations there are no groups."""
+    if task.experiment.recover.iterations == 0:
+        return _class_units(task, runtime, until)
     runs: list[list[recover.Group]] = []
     for group in recover.cut(task.classes, task.experiment.recover.classes_per_group):
         if (
@@ -51,31 +54,66 @@ def _page_units(task: Task, runtime: Runtime, until: float) -> list[str]:
     return [f"page-{page:05d}" for page in range(math.ceil(steps / relabel.page_steps(cfg)))]
 
 
+# --- what a stage reads, where that depends on the experiment -----------------------------------------------
+
+SCORED = ("rded", "difficulty")  # kinds of initial images that observers choose
+LABELLING = ("observers", "observer_weights", "teacher_bn")  # fields of Relabel that no view depends on
 _RECOVER_QUIRKS = ("quirks.swap_class_patch", "quirks.double_conv_targets", "quirks.verifier_updates")
+_VIEWS = tuple(f"relabel.{field.name}" for field in fields(Relabel) if field.name not in LABELLING)
+
+
+def _init_reads(experiment: Experiment) -> tuple[str, ...]:
+    split = () if experiment.init.kind == "folder" else ("split",)
+    precision = ("precision",) if experiment.init.kind in SCORED else ()
+    return *split, "init", "quirks.alphabetical_init", "seed", *precision
+
+
+def _init_inputs(experiment: Experiment) -> tuple[str, ...]:
+    return ("ingest", "squeeze") if experiment.init.kind in SCORED else ("ingest",)
+
+
+def _recover_reads(experiment: Experiment) -> tuple[str, ...]:
+    """Without iterations, only how images are stored."""
+    if experiment.recover.iterations == 0:
+        return "recover.iterations", "recover.format", "recover.jpeg_quality"
+    return "recover", *_RECOVER_QUIRKS, "seed", "precision"
+
+
+def _recover_inputs(experiment: Experiment) -> tuple[str, ...]:
+    return ("init",) if experiment.recover.iterations == 0 else ("squeeze", "statistics", "init")
+
+
+def _hard(experiment: Experiment) -> bool:
+    """Whether students read no soft labels; then they draw the views themselves."""
+    return experiment.evaluate.loss == "hard"
+
+
+def _evaluate_reads(experiment: Experiment) -> tuple[str, ...]:
+    views = _VIEWS if _hard(experiment) else ()
+    return "evaluate", *views, "quirks.alrs_weights_only", "precision"
+
+
+def _evaluate_inputs(experiment: Experiment) -> tuple[str, ...]:
+    return ("ingest", "recover") if _hard(experiment) else ("ingest", "recover", "relabel")
+
 
 STAGES: dict[str, Stage] = {
-    "ingest": Stage(1, ("dataset",), (), lambda task, runtime, until: ["all"], run_ingest),
+    "ingest": Stage(1, always("dataset"), always(), lambda task, runtime, until: ["all"], run_ingest),
     "squeeze": Stage(
-        1, ("split", "squeeze", "seed", "precision"), ("ingest",),
+        1, always("split", "squeeze", "seed", "precision"), always("ingest"),
         _observer_units, run_squeeze, finish_squeeze,
     ),
     "statistics": Stage(
-        1, ("split", "statistics", "seed", "precision"), ("ingest", "squeeze"),
+        1, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
-    "init": Stage(
-        1, ("split", "init", "quirks.alphabetical_init", "seed"), ("ingest",),
-        _class_units, run_init, join_images,
-    ),
-    "recover": Stage(
-        1, ("recover", *_RECOVER_QUIRKS, "seed", "precision"), ("squeeze", "statistics", "init"),
-        _group_units, run_recover, join_images,
-    ),
+    "init": Stage(1, _init_reads, _init_inputs, _class_units, run_init, join_images),
+    "recover": Stage(1, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
     "relabel": Stage(
-        1, ("relabel", "evaluate.seeds", "precision"), ("squeeze", "recover"), _page_units, run_relabel
+        1, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
+        _page_units, run_relabel,
     ),
     "evaluate": Stage(
-        1, ("evaluate", "quirks.alrs_weights_only", "precision"), ("ingest", "recover", "relabel"),
-        lambda task, runtime, until: ["student"], run_evaluate,
+        1, _evaluate_reads, _evaluate_inputs, lambda task, runtime, until: ["student"], run_evaluate
     ),
 }  # fmt: skip

@@ -80,19 +80,26 @@ class Job:
 
 
 Run = Callable[[Job], Iterator[Step | Output]]
+Names = Callable[[Experiment], tuple[str, ...]]
+
+
+def always(*names: str) -> Names:
+    """The same of every experiment."""
+    return lambda experiment: names
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A row of STAGES.
 
-    reads: the config paths that enter the key. inputs: the stages it reads. units: their names, in order,
-    given the share of the student's training that is wanted. finish: folds them into the unit "all".
+    reads: the config paths that enter the key. inputs: the stages it reads. Both depend on the experiment,
+    so that no key holds what this experiment does not use. units: their names, in order, given the share of
+    the student's training that is wanted. finish: folds them into the unit "all".
     """
 
     version: int
-    reads: tuple[str, ...]
-    inputs: tuple[str, ...]
+    reads: Names
+    inputs: Names
     units: Callable[[Task, Runtime, float], list[str]]
     run: Run
     finish: Run | None = None
