@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edc_ray import pipeline, presets, sweep
+from edc_ray import pipeline, presets, session, specs, sweep
 from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import Experiment, NotThere, Runtime, Sweep
 
@@ -21,8 +21,8 @@ def load(target: str, changes: Sequence[str]) -> tuple[Sweep, Experiment]:
         ConfigError: names the path, the value and what is legal.
     """
     if _section(target):
-        return sweep.load_file(target, changes)
-    return sweep.with_changes(Sweep(preset=target), changes)
+        return specs.load_file(target, changes)
+    return specs.with_changes(Sweep(preset=target), changes)
 
 
 def _section(target: str) -> str:
@@ -66,13 +66,13 @@ def condense(target: str, changes: Sequence[str], on_ray: bool) -> None:
     from edc_ray import report
 
     settings, experiment = load(target, changes)
-    with sweep.under(_section(target)):
+    with specs.under(_section(target)):
         pipeline.check(experiment)
-    experiment = sweep.anchored(experiment)
+    experiment = specs.anchored(experiment)
     store = Store(settings.runtime.store)
     store.check()
     if on_ray:
-        with sweep.cluster(settings):
+        with session.cluster(settings.runtime):
             from edc_ray.distributed.workers import RayMapper
 
             _build(experiment, store, settings.runtime, RayMapper(store.path(), settings.runtime))
@@ -100,12 +100,12 @@ def plan(target: str, changes: Sequence[str]) -> None:
     store.check()
     missing = None
     try:
-        with sweep.under(_section(target)):
+        with specs.under(_section(target)):
             pipeline.check_names(experiment)
         if settings.search:
             sweep.check(settings, experiment)
         else:
-            with sweep.under(_section(target)):
+            with specs.under(_section(target)):
                 pipeline.check(experiment)
     except NotThere as error:
         missing = error
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[], Any]] = {
         "condense": lambda: condense(args.target, args.set, args.ray),
         "plan": lambda: plan(args.target, args.set),
-        "sweep": lambda: sweep.run(sweep.prepare(args.target, args.set)),
+        "sweep": lambda: sweep.start(args.target, args.set),
         "report": lambda: _report(args.target),
     }
     return sweep.guarded(commands[args.command])

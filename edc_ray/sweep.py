@@ -8,37 +8,21 @@ import argparse
 import functools
 import json
 import logging
-import os
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from edc_ray import config, pipeline, presets
+from edc_ray import config, ladder, pipeline
 from edc_ray.artifacts import Damaged, Missing, Store, StoreError
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.distributed.ledger import UnitFailed
+from edc_ray.session import cluster, say, watched
+from edc_ray.specs import anchored, flatten, is_ladder, load_file, under
 
-STATUS_SECONDS = 10.0
-# Quiet, and on the loopback interface only: by default Ray's ports listen everywhere (ray.md 4).
-ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "OMP_NUM_THREADS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end the search as if it were done
-}
 log = logging.getLogger(__name__)
 
 
@@ -50,50 +34,6 @@ class Prepared:
     base: Experiment
     store: Store
     folder: Path
-
-
-def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment]:
-    """A sweep file with `--set path=value` applied, and its experiment.
-
-    A path of `--set` is one of the file (budget.trials) or, for short, one of the experiment (recover.lr).
-
-    Raises:
-        ConfigError: names the path, the value and what is legal.
-    """
-    return with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
-
-
-def with_changes(sweep: Sweep, changes: Sequence[str]) -> tuple[Sweep, Experiment]:
-    """The sweep and its experiment after `--set`. Raises as `load_file`."""
-    pairs = dict(_pair(change) for change in changes)
-    short = {path: path.removeprefix("experiment.") for path in pairs}
-    own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(sweep)}
-    sweep = config.override(sweep, {path: pairs[path] for path in own})
-    base = presets.experiment(sweep.preset)
-    with under("experiment"):
-        base = config.override(base, dict(_flatten(sweep.experiment)))
-    try:
-        base = config.override(base, {short[path]: pairs[path] for path in pairs if path not in own})
-    except ConfigError as error:
-        raise error.under("experiment" if f"experiment.{error.path}" in pairs else "") from None
-    return sweep, base
-
-
-def _pair(change: str) -> tuple[str, Any]:
-    path, equals, value = change.partition("=")
-    if not equals:
-        raise ConfigError("--set", change, "must be path=value, such as budget.trials=4")
-    return path, config.parse_value(value)
-
-
-def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested YAML as dotted paths, which is how presets and overrides are written."""
-    for name, value in section.items():
-        path = config.join(prefix, str(name))
-        if isinstance(value, Mapping):
-            yield from _flatten(value, path)
-        else:
-            yield path, value
 
 
 def prepare(file: str, changes: Sequence[str]) -> Prepared:
@@ -112,13 +52,6 @@ def prepare(file: str, changes: Sequence[str]) -> Prepared:
     store.check()
     _check_same(store, sweep, base)
     return Prepared(sweep, anchored(base), store, Path(store.path(f"sweeps/{sweep.name}")))
-
-
-def anchored(base: Experiment) -> Experiment:
-    """With an absolute dataset.path, since workers may stand in another folder."""
-    if base.dataset.path is None:
-        return base
-    return config.override(base, {"dataset.path": os.path.abspath(os.path.expanduser(base.dataset.path))})
 
 
 def check(sweep: Sweep, base: Experiment) -> None:
@@ -150,15 +83,6 @@ def check(sweep: Sweep, base: Experiment) -> None:
     space.check_values(sweep.search, base, pipeline.check)
 
 
-@contextmanager
-def under(prefix: str) -> Iterator[None]:
-    """Errors of the block are seen from a level up."""
-    try:
-        yield
-    except ConfigError as error:
-        raise error.under(prefix) from None
-
-
 def identity(sweep: Sweep, base: Experiment) -> dict[str, Any]:
     """What makes two commands the same sweep: the data, the experiment and the space; not the budget."""
     search = {path: config.dump(knob) for path, knob in sweep.search.items()}
@@ -177,7 +101,7 @@ def _check_same(store: Store, sweep: Sweep, base: Experiment) -> None:
     ours = json.loads(json.dumps(identity(sweep, base)))
     odd = [part for part in ours if ours[part] != there.get(part)]
     if odd:
-        new, old = dict(_flatten(ours)), dict(_flatten(there))
+        new, old = dict(flatten(ours)), dict(flatten(there))
         differs = [path for path in {**new, **old} if new.get(path) != old.get(path)] or odd
         raise ConfigError(
             "name", sweep.name, f"its folder is of another sweep (differs in {', '.join(differs[:4])})"
@@ -216,59 +140,6 @@ def rungs(sweep: Sweep, base: Experiment) -> list[float]:
 
 
 # --- Ray ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def cluster(sweep: Sweep) -> Iterator[None]:
-    """The cluster that the environment names (a submitted job), else a small Ray that ends with the block."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    runtime = sweep.runtime
-    local: dict[str, Any] = {}
-    if "RAY_ADDRESS" not in os.environ:
-        cpus = int(runtime.workers * runtime.cpus_per_worker) + 2  # Ray Data wants slots beside its actors
-        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        local |= {"object_store_memory": 256 * 2**20}
-        local |= {} if runtime.gpus_per_worker else {"num_gpus": 0}
-    ray.init(namespace="edc", log_to_driver=False, logging_level=logging.ERROR, **local)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def watched(broker: Any) -> Iterator[None]:
-    """Prints a status line now and then while the block runs."""
-    import ray
-
-    from edc_ray.monitor import status_line
-
-    ended = threading.Event()
-    seen: deque[tuple[float, dict[str, Any]]] = deque(maxlen=4)  # rates are over the last three lines
-
-    def watch() -> None:
-        while not ended.wait(STATUS_SECONDS):
-            try:
-                now, status = time.monotonic(), broker.status(timeout=STATUS_SECONDS)
-            except ray.exceptions.RayError:
-                continue
-            seen.append((now, status))
-            say(f"  {status_line(status, seen[0][1], max(now - seen[0][0], STATUS_SECONDS))}")
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def search(ready: Prepared, broker: Any, left: int) -> None:
@@ -339,7 +210,7 @@ def run(ready: Prepared) -> dict[str, Any]:
 
 def _compute(ready: Prepared, left: int) -> tuple[int, int]:
     """Trials and confirmation on a cluster; returns (artifacts that were there already, artifacts made)."""
-    with cluster(ready.sweep):
+    with cluster(ready.sweep.runtime):
         from edc_ray import space
         from edc_ray.claim import Claim
         from edc_ray.distributed.service import start_broker
@@ -356,10 +227,18 @@ def _compute(ready: Prepared, left: int) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 = done; 1 = the sweep failed; 2 = the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m edc_ray.sweep", description=__doc__)
-    parser.add_argument("file", help="a sweep, such as sweeps/quickstart.yaml")
+    parser.add_argument("file", help="a sweep or a ladder, such as sweeps/quickstart.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one field")
     args = parser.parse_args(argv)
-    return guarded(lambda: run(prepare(args.file, args.set)))
+    return guarded(lambda: start(args.file, args.set))
+
+
+def start(file: str, changes: Sequence[str]) -> None:
+    """Run a sweep file, or a ladder file."""
+    if is_ladder(file):
+        ladder.run(ladder.prepare(file, changes))
+    else:
+        run(prepare(file, changes))
 
 
 def guarded(command: Callable[[], object]) -> int:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from edc_ray import cli, config, sweep
+from edc_ray import cli, config, specs, sweep
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"recover.flatness.kind": {"choices": ["none", "sam"]}}
@@ -533,7 +533,7 @@ def test_the_good_file_is_good(folder: Path) -> None:
 def test_bad_input_is_told_without_ray(tmp_path: Path) -> None:
     """As a command, with the deepest of the checks; the bound is only against waiting for a cluster.
 
-    Nor may a module bring Ray in early: Ray reads its environment at import, and `sweep.cluster` sets that.
+    Nor may a module bring Ray in early: Ray reads its environment at import, and `session.cluster` sets that.
     """
     begin_good()
     script = (
@@ -569,7 +569,7 @@ def test_set_reaches_sweep_and_experiment() -> None:
         "experiment.evaluate.seeds=[4, 5]",
         "budget.trials=2",
     ]
-    found, base = sweep.load_file(file, [*changes, "dataset.path=2020-01-01", "relabel.observers=null"])
+    found, base = specs.load_file(file, [*changes, "dataset.path=2020-01-01", "relabel.observers=null"])
     assert (found.seed, base.seed, found.budget.trials) == (5, 7, 2)
     assert (base.recover.lr, base.evaluate.seeds, base.init.ipc) == (0.001, (4, 5), 3)
     assert (base.dataset.path, base.relabel.observers) == ("2020-01-01", None)
@@ -578,10 +578,10 @@ def test_set_reaches_sweep_and_experiment() -> None:
 def test_set_changes_fields_together_that_need_each_other() -> None:
     file = Row({}, "", "").file()
     changes = ["relabel.observers=[resnet18]", "experiment.squeeze.observers=[resnet18, vgg5_w16]"]
-    assert sweep.load_file(file, changes)[1].relabel.observers == ("resnet18",)
+    assert specs.load_file(file, changes)[1].relabel.observers == ("resnet18",)
 
 
 def test_experiment_may_be_written_with_dots_or_nested() -> None:
-    nested = sweep.load_file(Row(exp(recover={"matching": {"weight": 0.5}, "lr": 0.1}), "", "").file())
+    nested = specs.load_file(Row(exp(recover={"matching": {"weight": 0.5}, "lr": 0.1}), "", "").file())
     dotted = Row({"experiment": {"recover.matching": {"weight": 0.5}, "recover.lr": 0.1}}, "", "").file()
-    assert sweep.load_file(dotted)[1] == nested[1] != config.Experiment()
+    assert specs.load_file(dotted)[1] == nested[1] != config.Experiment()

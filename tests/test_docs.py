@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edc_ray import cli, presets, sweep
+from edc_ray import cli, presets, specs
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.md"))
@@ -121,4 +121,7 @@ def test_the_command_is_installed_under_the_name_that_is_documented() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_sweep_files_say_how_to_run_them(file: Path) -> None:
     assert f"python -m edc_ray.sweep {file.relative_to(ROOT)}" in file.read_text()
-    assert sweep.load_file(str(file))[0].search
+    if specs.is_ladder(str(file)):
+        assert specs.load_ladder(str(file))[0].rows
+    else:
+        assert specs.load_file(str(file))[0].search

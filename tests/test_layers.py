@@ -141,7 +141,10 @@ TERMINAL = r"^builtins\.(print|input)$|^sys\.(stdout|stderr)(\.|$)"
 
 RULES = {
     "ray": Rule(
-        "Ray stays at the rim", r"^ray(\.|$)", "distributed tuning sweep monitor cli", bad="import ray"
+        "Ray stays at the rim",
+        r"^ray(\.|$)",
+        "distributed tuning session sweep monitor cli",
+        bad="import ray",
     ),
     "optuna": Rule(
         "Optuna is the search's", r"^optuna(\.|$)", "space tuning claim sweep report", bad="import optuna"
@@ -157,7 +160,7 @@ RULES = {
     "torch": Rule(
         "plain data only", r"^torch(\.|$)", only="config presets space", bad="from torch import nn"
     ),
-    "print": Rule("use logging", TERMINAL, "cli sweep report", bad="print(1)"),
+    "print": Rule("use logging", TERMINAL, "cli sweep session report", bad="print(1)"),
     "write": Rule("only artifacts writes, and no pickles", WRITES, "artifacts", bad="path.write_text('')"),
     "read": Rule(
         "read through the Store", READS, "artifacts config core.data core.models tuning", bad="open('x')"
@@ -166,7 +169,7 @@ RULES = {
         "results know no time or place", CLOCK, only="core config presets space", bad="import time"
     ),
     "environment": Rule(
-        "arguments come from the rim", RIM, "sweep cli report", bad="import os; os.environ['A']"
+        "arguments come from the rim", RIM, "sweep session cli report", bad="import os; os.environ['A']"
     ),
     "global generator": Rule(
         "randomness is an argument", GLOBAL_RNG, "core.random", bad="import torch; torch.manual_seed(0)"

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from edc_ray import cli, pipeline, space, tuning
 from edc_ray.artifacts import Store
 from edc_ray.config import Budget, Experiment, Knob, Scheduler, Sweep
-from edc_ray.sweep import load_file
+from edc_ray.specs import load_file
 from tests import tiny
 
 CONDITIONAL = {

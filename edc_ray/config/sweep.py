@@ -65,6 +65,12 @@ class Confirm:
     seeds: int = knob(5, "independent repetitions; init, recover, labels and student all vary", low=0)
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError where it cannot be the name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ConfigError("name", name, "must be letters, digits, '-', '_' and '.', as it names a folder")
+
+
 @config
 class Sweep:
     """One sweep file."""
@@ -82,7 +88,4 @@ class Sweep:
     runtime: Runtime = dataclasses.field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ConfigError(
-                "name", self.name, "must be letters, digits, '-', '_' and '.', as it names a folder"
-            )
+        check_name(self.name)

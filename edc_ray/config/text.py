@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from edc_ray.config.fields import ConfigError, active, join, unknown
-from edc_ray.config.sweep import Knob
 
 T = TypeVar("T")
 
@@ -52,10 +51,10 @@ def _names(cls: type) -> list[str]:
 
 def _section(cls: Any, path: Sequence[str]) -> Any:
     for name in path:
-        hints = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-        if name not in hints:
-            return Knob  # the values of Sweep.search
-        cls = hints[name].type
+        if get_origin(cls) is dict:
+            cls = get_args(cls)[1]
+        else:
+            cls = next(f.type for f in dataclasses.fields(cls) if f.name == name)
     return cls
 
 

@@ -1,0 +1,78 @@
+"""A Ray for as long as a command runs, and what it prints meanwhile."""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edc_ray.config import Runtime
+
+STATUS_SECONDS = 10.0
+# Quiet, and on the loopback interface only: by default Ray's ports listen everywhere (ray.md 4).
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "OMP_NUM_THREADS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end the search as if it were done
+}
+
+
+@contextmanager
+def cluster(runtime: Runtime) -> Iterator[None]:
+    """The cluster that the environment names (a submitted job), else a small Ray that ends with the block."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    local: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        cpus = int(runtime.workers * runtime.cpus_per_worker) + 2  # Ray Data wants slots beside its actors
+        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        local |= {"object_store_memory": 256 * 2**20}
+        local |= {} if runtime.gpus_per_worker else {"num_gpus": 0}
+    ray.init(namespace="edc", log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def watched(broker: Any) -> Iterator[None]:
+    """Prints a status line now and then while the block runs."""
+    import ray
+
+    from edc_ray.monitor import status_line
+
+    ended = threading.Event()
+    seen: deque[tuple[float, dict[str, Any]]] = deque(maxlen=4)  # rates are over the last three lines
+
+    def watch() -> None:
+        while not ended.wait(STATUS_SECONDS):
+            try:
+                now, status = time.monotonic(), broker.status(timeout=STATUS_SECONDS)
+            except ray.exceptions.RayError:
+                continue
+            seen.append((now, status))
+            say(f"  {status_line(status, seen[0][1], max(now - seen[0][0], STATUS_SECONDS))}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,83 @@
+"""Sweep and ladder files with the changes of the command line."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edc_ray import config, presets
+from edc_ray.config import ConfigError, Experiment, Ladder, Sweep
+
+S = TypeVar("S", Sweep, Ladder)
+
+
+def is_ladder(file: str) -> bool:
+    """Whether the file compares `rows`, rather than searching. Raises as `config.read_yaml`."""
+    data = config.read_yaml(Path(file))
+    return isinstance(data, Mapping) and "rows" in data
+
+
+def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment]:
+    """A sweep file with `--set path=value` applied, and its experiment.
+
+    A path of `--set` is one of the file (budget.trials) or, for short, one of the experiment (recover.lr).
+
+    Raises:
+        ConfigError: names the path, the value and what is legal.
+    """
+    return with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
+
+
+def load_ladder(file: str, changes: Sequence[str] = ()) -> tuple[Ladder, Experiment]:
+    """As `load_file`, of a ladder file."""
+    return with_changes(config.load(Ladder, config.read_yaml(Path(file))), changes)
+
+
+def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
+    """The file's content and its experiment after `--set`. Raises as `load_file`."""
+    pairs = dict(_pair(change) for change in changes)
+    short = {path: path.removeprefix("experiment.") for path in pairs}
+    own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(spec)}
+    spec = config.override(spec, {path: pairs[path] for path in own})
+    base = presets.experiment(spec.preset)
+    with under("experiment"):
+        base = config.override(base, dict(flatten(spec.experiment)))
+    try:
+        base = config.override(base, {short[path]: pairs[path] for path in pairs if path not in own})
+    except ConfigError as error:
+        raise error.under("experiment" if f"experiment.{error.path}" in pairs else "") from None
+    return spec, base
+
+
+def _pair(change: str) -> tuple[str, Any]:
+    path, equals, value = change.partition("=")
+    if not equals:
+        raise ConfigError("--set", change, "must be path=value, such as budget.trials=4")
+    return path, config.parse_value(value)
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested YAML as dotted paths, which is how presets and overrides are written."""
+    for name, value in section.items():
+        path = config.join(prefix, str(name))
+        if isinstance(value, Mapping):
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
+def anchored(base: Experiment) -> Experiment:
+    """With an absolute dataset.path, since workers may stand in another folder."""
+    if base.dataset.path is None:
+        return base
+    return config.override(base, {"dataset.path": os.path.abspath(os.path.expanduser(base.dataset.path))})
+
+
+@contextmanager
+def under(prefix: str) -> Iterator[None]:
+    """Errors of the block are seen from a level up."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.under(prefix) from None
