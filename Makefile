@@ -35,13 +35,12 @@ venv: .venv/.done ## .venv with the versions of constraints.txt
 sweep: .venv/.done ## the main job; FILE=sweeps/NAME.yaml, ARGS='...'
 	$(BIN)/python -m edc_ray.sweep $(FILE) $(ARGS)
 
-test: lint ## lint, core without Ray, all tests but slow and gpu, coverage
-	$(BIN)/python tests/without_ray.py
-	$(BIN)/pytest -n 2 -m "not ray and not slow and not gpu" --cov --cov-report=
+test: lint ## lint, all tests but slow and gpu (the method's without Ray), coverage
+	$(BIN)/python tests/ray_free.py --cov --cov-append --cov-report=
 	$(BIN)/pytest -m "ray and not slow and not gpu" --cov --cov-append --cov-fail-under=85
 
 test-fast: .venv/.done ## the part that needs no Ray
-	$(BIN)/pytest -n 2 -m "not ray and not slow and not gpu"
+	$(BIN)/python tests/ray_free.py
 
 # pytest exits with 5 when no test is marked slow.
 test-slow: .venv/.done ## lost nodes, kill -9, long runs

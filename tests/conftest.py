@@ -1,6 +1,10 @@
 """The few fixtures. Ray reads its environment when it is imported, so that is set before anything else."""
 
 import os
+import sys
+
+for name in os.environ.get("EDC_REFUSE", "").split():
+    sys.modules[name] = None  # type: ignore[assignment]  # documented: its import raises ModuleNotFoundError
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
