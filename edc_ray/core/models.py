@@ -249,6 +249,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet50": partial(_resnet, depths=(3, 4, 6, 3), block=_bottleneck, expansion=4),
     "resnet101": partial(_resnet, depths=(3, 4, 23, 3), block=_bottleneck, expansion=4),
     "resnet10_w16": partial(_resnet, depths=(1, 1, 1, 1), width=16),
+    "resnet10_w8": partial(_resnet, depths=(1, 1, 1, 1), width=8),
     "vgg5_w16": partial(_vgg, widths=(16, 32, 64, 64)),
     "mobilenet_v2_half": partial(_mobilenet_v2, multiplier=0.5),
     "wrn_16_2": partial(_wide_resnet, blocks=2, widen=2),
