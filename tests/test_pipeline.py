@@ -22,7 +22,7 @@ from PIL import Image
 from edc_ray import config
 from edc_ray.artifacts import Damaged, Receipt, Store
 from edc_ray.config import ConfigError, Experiment, Relabel, Runtime, override, paths
-from edc_ray.core import data, models, relabel
+from edc_ray.core import data, init, models, relabel
 from edc_ray.pipeline import (
     STAGES,
     Progress,
@@ -348,13 +348,15 @@ def ancestry(stage: str) -> set[str]:
 VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
     ({"recover.flatness.kind": "logits"}, set(STAGES)),
     ({"recover.flatness.kind": "sam"}, {"recover"}),
+    ({"init.replacement": True}, {"init"}),
+    ({"init.kind": "rded", "init.mipc": 5, "init.factor": 2}, {"init"}),
+    ({"init.kind": "difficulty", "init.quantile": 0.5}, {"init"}),
 ]
 NOT_YET = {  # fields that nothing reads yet
     "dataset.classes", "dataset.normalization",
     "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.augment.crop_min",
     "statistics.conv_variance", "statistics.batch_size", "statistics.augment.crop_min",
-    "init.replacement", "init.mipc", "init.crops", "init.factor", "init.crop_min", "init.scorers",
-    "init.quantile", "init.path",
+    "init.path",
     "recover.matching.local_images", "recover.matching.families", "recover.matching.drop_rate",
     "recover.matching.reset", "recover.flatness.form", "recover.crop", "recover.crop_min_start",
     "recover.group_images", "recover.observers", "recover.observer_weights", "recover.visit",
@@ -375,8 +377,8 @@ def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
     cheap = {"squeeze.epochs": 1, "evaluate.epochs": 1, "evaluate.reports": 1}
     for changes, watched_stages in VARIANTS:
         experiment = override(tiny(), cheap | changes)
-        run(experiment, store, STREAM)
-        for task in (task for task in tasks(experiment) if task.stage in watched_stages):
+        found = run(experiment, store, STREAM, upto=max(watched_stages, key=list(STAGES).index))
+        for task in (task for task in found if task.stage in watched_stages):
             seen: set[str] = set()
             watched = replace(task, experiment=spied(experiment, seen))
             for unit in units(task, STREAM)[:1] + ["all"] * finish(task):
@@ -589,6 +591,31 @@ def test_images_are_class_major_for_any_cut_and_those_of_init_without_iterations
     for image, label in zip(got["images"], got["labels"], strict=True):
         same = (real["train"][fit] == image).flatten(1).all(1)
         assert label in real["train_labels"][fit][same], "an image of its class, from the training part"
+
+
+def test_observers_choose_initial_images_from_the_training_part(done: Store) -> None:
+    """As core.init does with images of the training part, and with the observers that are named."""
+    for scorers in (["vgg5_w16"], ["vgg5_w16", "convnet_w16_d2"]):
+        experiment = tiny(init__kind="rded", init__mipc=8, init__factor=2, init__scorers=scorers, seed=0)
+        found = {task.stage: task for task in run(experiment, done, upto="init")}
+        raw, meta = done.artifact("ingest", found["ingest"].key).read("all")
+        fit, _ = data.split(raw["train_labels"], 0.3, 0)
+        images, labels = raw["train"][fit], raw["train_labels"][fit]
+        nets = [models.build(name, 10, 8, 0).eval() for name in scorers]
+        for name, net in zip(scorers, nets, strict=True):
+            saved = tensors(done, found["squeeze"], name)
+            net.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k != "logits"})
+        for label in range(10):
+            one = images[labels == label]
+            pool = init.Pool(
+                len(one),
+                one.__getitem__,
+                partial(
+                    init.cross_entropies, nets, label=label, size=8, normalization=(meta["mean"], meta["std"])
+                ),
+            )
+            want = init.class_images(experiment.init, pool, 0, label)
+            assert torch.equal(tensors(done, found["init"], "all")["images"][label : label + 1], want)
 
 
 def test_each_groups_images_are_its_own(finished: Store) -> None:
@@ -912,6 +939,18 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"evaluate.schedule": "Linear"}, "evaluate.schedule", "Linear", "did you mean linear?"),
     ({"init.kind": "reel"}, "init.kind", "reel", "did you mean real?"),
     ({"init.ipc": 500}, "init.ipc", 500, "must be <= 12: the smallest class keeps 12 training images"),
+    (
+        {"init.kind": "rded", "init.factor": 2, "init.ipc": 4},
+        "init.ipc",
+        4,
+        "must be <= 3: each image is made of init.factor^2 = 4 of the 12 that are scored",
+    ),
+    (
+        {"init.kind": "rded", "init.factor": 2, "init.mipc": 3},
+        "init.ipc",
+        1,
+        "init.mipc = 3, the smallest class",
+    ),
     ({"dataset.limit": 5}, "init.ipc", 1, "must be <= 0: the smallest class keeps 0"),
     ({"split.val": 0.9, "dataset.limit": 20}, "init.ipc", 1, "must be <= 0"),
     ({"dataset.path": "x"}, "dataset.path", "x", "must be null"),

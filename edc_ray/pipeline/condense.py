@@ -4,9 +4,11 @@ A stage's function is a generator: it yields `Step`s where it can be interrupted
 It reads its inputs through `job.inputs` and touches nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+from torch import nn
 
 from edc_ray.core import init, models, recover
 from edc_ray.pipeline.observe import moments_of
@@ -25,11 +27,30 @@ def _classes(job: Job) -> range:
 
 
 def run_init(job: Job) -> Iterator[Step | Output]:
-    real, exp, classes = job.inputs.real(job.task), job.experiment, _classes(job)
-    seeds = (exp.seed, exp.init.seed)
-    yield Output(
-        {"images": init.initial_images(exp.init.kind, *real.fit_bytes, classes, exp.init.ipc, seeds)}
-    )
+    cfg, classes, pools = job.experiment.init, _classes(job), _pools(job)
+    made = list(job.saved["images"].split(cfg.ipc)) if job.saved else []
+    for label in classes[len(made) :]:
+        made.append(init.class_images(cfg, pools(label), job.experiment.seed, label).cpu())
+        yield Step(len(made), len(classes), lambda: {"images": torch.cat(made)})
+    yield Output({"images": torch.cat(made)})
+
+
+def _pools(job: Job) -> Callable[[int], init.Pool]:
+    """What each class starts from: real images of the training part, and who scores them."""
+    exp, real = job.experiment, job.inputs.real(job.task)
+    images, labels = real.fit_bytes
+    device, norm = real.fit.device, (real.mean, real.std)
+    models = list[nn.Module]()
+    if exp.init.kind in init.SCORED:
+        observers = job.inputs.observers(job.task)
+        models = [observers[name] for name in exp.init.scorers or exp.squeeze.observers[:1]]
+
+    def pool(label: int) -> init.Pool:
+        rows = (labels == label).nonzero().flatten()
+        score = partial(init.cross_entropies, models, label=label, size=real.size, normalization=norm)
+        return init.Pool(len(rows), lambda ids: images[rows[ids]].to(device), score)
+
+    return pool
 
 
 def run_recover(job: Job) -> Iterator[Step | Output]:

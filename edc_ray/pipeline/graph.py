@@ -240,11 +240,23 @@ def check(experiment: Experiment) -> None:
     check_names(experiment)
     counts = _counts(experiment.dataset)
     least = min(count - data.held_out(count, experiment.split.val) for count in counts)
-    if experiment.init.ipc > least:
-        legal = f"the smallest class keeps {least} training images after split.val = {experiment.split.val:g}"
-        raise ConfigError("init.ipc", experiment.init.ipc, f"must be <= {least}: {legal}")
+    _check_init(experiment, least)
     for name in (experiment.evaluate.student, *experiment.squeeze.observers):
         _check_size(name, len(counts), experiment.dataset.size_px)
+
+
+def _check_init(experiment: Experiment, least: int) -> None:
+    """least: training images of the smallest class. Every experiment draws some, for its baseline."""
+    cfg, kept = experiment.init, f"the smallest class keeps {least} training images"
+    if cfg.ipc > least and not cfg.replacement:
+        legal = f"must be <= {least}: {kept} after split.val = {experiment.split.val:g}"
+        raise ConfigError("init.ipc", cfg.ipc, legal)
+    if cfg.kind == "rded" and init.needed(cfg) > (most := min(least, cfg.mipc)):
+        legal = (
+            f"must be <= {most // cfg.factor**2}: each image is made of init.factor^2 = {cfg.factor**2} of "
+        )
+        legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
+        raise ConfigError("init.ipc", cfg.ipc, legal)
 
 
 # A sweep checks every value of every knob, hence the memories.

@@ -4,7 +4,7 @@ import math
 from dataclasses import fields
 
 from edc_ray.config import Experiment, Relabel, Runtime
-from edc_ray.core import recover, relabel, train, views
+from edc_ray.core import init, recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
@@ -56,20 +56,18 @@ def _page_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 
 # --- what a stage reads, where that depends on the experiment -----------------------------------------------
 
-SCORED = ("rded", "difficulty")  # kinds of initial images that observers choose
 LABELLING = ("observers", "observer_weights", "teacher_bn")  # fields of Relabel that no view depends on
 _RECOVER_QUIRKS = ("quirks.swap_class_patch", "quirks.double_conv_targets", "quirks.verifier_updates")
 _VIEWS = tuple(f"relabel.{field.name}" for field in fields(Relabel) if field.name not in LABELLING)
 
 
 def _init_reads(experiment: Experiment) -> tuple[str, ...]:
-    split = () if experiment.init.kind == "folder" else ("split",)
-    precision = ("precision",) if experiment.init.kind in SCORED else ()
-    return *split, "init", "quirks.alphabetical_init", "seed", *precision
+    precision = ("precision",) if experiment.init.kind in init.SCORED else ()
+    return "split", "init", "quirks.alphabetical_init", "seed", *precision
 
 
 def _init_inputs(experiment: Experiment) -> tuple[str, ...]:
-    return ("ingest", "squeeze") if experiment.init.kind in SCORED else ("ingest",)
+    return ("ingest", "squeeze") if experiment.init.kind in init.SCORED else ("ingest",)
 
 
 def _recover_reads(experiment: Experiment) -> tuple[str, ...]:
@@ -107,7 +105,7 @@ STAGES: dict[str, Stage] = {
         1, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
-    "init": Stage(1, _init_reads, _init_inputs, _class_units, run_init, join_images),
+    "init": Stage(2, _init_reads, _init_inputs, _class_units, run_init, join_images),
     "recover": Stage(1, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
     "relabel": Stage(
         1, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
