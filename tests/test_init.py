@@ -100,7 +100,7 @@ def test_a_pool_that_is_too_small_is_refused(kind: str) -> None:
 # --- drawn --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["real", "folder"])
+@pytest.mark.parametrize("kind", ["real"])
 def test_images_are_drawn_without_replacement_or_with(kind: str) -> None:
     images, _ = data()
     drawn = class_images(Init(kind=kind, ipc=60), pool(images), 0, 0)

@@ -221,7 +221,7 @@ def keys(experiment: Experiment, content: str = "a") -> dict[str, str]:
     """Of every stage, for data of that content, which is not looked at."""
     found: dict[str, str] = {}
     for stage in STAGES:
-        found[stage] = graph.key(stage, experiment, found, content)
+        found[stage] = graph.key(stage, experiment, found, content if stage == "ingest" else None)
     return found
 
 

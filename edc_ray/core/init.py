@@ -171,6 +171,6 @@ def tile(crops: UInt8[Tensor, "m c h h"], factor: int) -> UInt8[Tensor, "n c s s
 
 
 INITS: dict[str, Callable[[Init, Pool, torch.Generator], Tensor]] = {
-    "real": draw, "noise": noise, "rded": rded, "difficulty": difficulty, "folder": draw,
+    "real": draw, "noise": noise, "rded": rded, "difficulty": difficulty,
 }  # fmt: skip
 SCORED = ("rded", "difficulty")  # rows whose pools need a score

@@ -24,17 +24,17 @@ JUDGED = ("squeeze", "evaluate")  # the stages that read the val or test split
 # --- names --------------------------------------------------------------------------------------------------
 
 
-def key(stage: str, experiment: Experiment, inputs: dict[str, str], content: str) -> str:
+def key(stage: str, experiment: Experiment, inputs: dict[str, str], files: str | None) -> str:
     """Digest of the stage, its version, the config it reads and the keys of its inputs (architecture.md 4).
 
-    content: the dataset's fingerprint; it enters at ingest and through its key everywhere else.
+    files: of the stage's row; through this key they are in those of all later stages.
     """
     row = STAGES[stage]
     named: dict[str, Any] = {"stage": stage, "version": row.version}
     named["reads"] = _read(row.reads(experiment), experiment)
     named["inputs"] = {name: inputs[name] for name in row.inputs(experiment)}
-    if not named["inputs"]:
-        named["content"] = content
+    if files is not None:
+        named["files"] = files
     return config.digest(named)
 
 
@@ -54,28 +54,23 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
     Raises:
         ConfigError: the dataset is not there.
     """
-    content, counts = _content(experiment.dataset)
+    counts = _counts(experiment.dataset)
     kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
     read = {path for stage in needed(experiment, upto) for path in STAGES[stage].reads(experiment)}
     seeded = not read.isdisjoint({"evaluate", "evaluate.seeds"})
     seeds = experiment.evaluate.seeds if seeded else experiment.evaluate.seeds[:1]
-    chains = [_chain(experiment, seed, content, upto, len(counts), kept) for seed in seeds]
+    chains = [_chain(experiment, seed, upto, len(counts), kept) for seed in seeds]
     return list({(task.stage, task.key): task for chain in chains for task in chain}.values())
 
 
-@functools.lru_cache(maxsize=64)
-def _content(dataset: config.Dataset) -> tuple[str, tuple[int, ...]]:
-    """Fingerprint and training images per class; asked of the disk once a process."""
-    return data.fingerprint(dataset), data.class_counts(dataset)
-
-
-def _chain(experiment: Experiment, seed: int, content: str, upto: str, classes: int, fit: int) -> list[Task]:
+def _chain(experiment: Experiment, seed: int, upto: str, classes: int, fit: int) -> list[Task]:
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
     for stage in needed(one, upto):
         keys = {name: chain[name].key for name in STAGES[stage].inputs(one)}
         inputs = dict(pair for name in keys for pair in (*chain[name].inputs, (name, keys[name])))
-        chain[stage] = Task(stage, one, key(stage, one, keys, content), tuple(inputs.items()), classes, fit)
+        name = key(stage, one, keys, STAGES[stage].files(one))
+        chain[stage] = Task(stage, one, name, tuple(inputs.items()), classes, fit)
     return list(chain.values())
 
 
@@ -259,7 +254,7 @@ def _check_init(experiment: Experiment, least: int) -> None:
         raise ConfigError("init.ipc", cfg.ipc, legal)
 
 
-# A sweep checks every value of every knob, hence the memories.
+# A sweep checks every value of every knob, hence the memories; and the disk is asked once a process.
 _counts = functools.lru_cache(maxsize=64)(data.class_counts)
 
 

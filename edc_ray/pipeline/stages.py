@@ -1,10 +1,11 @@
 """STAGES: the stages of EDC, which units each has, what it reads and which functions run it."""
 
+import functools
 import math
 from dataclasses import fields
 
 from edc_ray.config import Experiment, Relabel, Runtime
-from edc_ray.core import init, recover, relabel, train, views
+from edc_ray.core import data, init, recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
@@ -95,8 +96,18 @@ def _evaluate_inputs(experiment: Experiment) -> tuple[str, ...]:
     return ("ingest", "recover") if _hard(experiment) else ("ingest", "recover", "relabel")
 
 
+_fingerprint = functools.lru_cache(maxsize=64)(data.fingerprint)  # the disk is asked once a process
+
+
+def _dataset_files(experiment: Experiment) -> str:
+    return _fingerprint(experiment.dataset)
+
+
 STAGES: dict[str, Stage] = {
-    "ingest": Stage(1, always("dataset"), always(), lambda task, runtime, until: ["all"], run_ingest),
+    "ingest": Stage(
+        1, always("dataset"), always(), lambda task, runtime, until: ["all"], run_ingest,
+        files=_dataset_files,
+    ),
     "squeeze": Stage(
         1, always("split", "squeeze", "seed", "precision"), always("ingest"),
         _observer_units, run_squeeze, finish_squeeze,

@@ -94,7 +94,8 @@ class Stage:
 
     reads: the config paths that enter the key. inputs: the stages it reads. Both depend on the experiment,
     so that no key holds what this experiment does not use. units: their names, in order, given the share of
-    the student's training that is wanted. finish: folds them into the unit "all".
+    the student's training that is wanted. finish: folds them into the unit "all". files: digest of the raw
+    files that it reads beside its inputs.
     """
 
     version: int
@@ -103,6 +104,7 @@ class Stage:
     units: Callable[[Task, Runtime, float], list[str]]
     run: Run
     finish: Run | None = None
+    files: Callable[[Experiment], str | None] = lambda experiment: None
 
 
 def finite(logits: torch.Tensor, who: str) -> torch.Tensor:
