@@ -2,8 +2,8 @@
 
     python benchmarks/cifar10_reproduction.py FOLDER [--ipc 10] [--seeds 3] [--minutes 9] [--device cuda]
 
-FOLDER has train*.parquet and test*.parquet (columns image, label). Needs torch, torchvision, numpy, pyarrow and
-safetensors, neither Ray nor pydantic. Stops after --minutes with everything kept (units in work are
+FOLDER has train*.parquet and test*.parquet (columns image, label). Needs torch, torchvision, numpy, pyarrow
+and safetensors, neither Ray nor pydantic. Stops after --minutes with everything kept (units in work are
 checkpointed); the same command goes on, and prints the table of what is finished. Exit code 3: not finished.
 
 Arms, all with the same seeds (init, recover, labels, student):
@@ -11,10 +11,10 @@ Arms, all with the same seeds (init, recover, labels, student):
     t0                       fixed without optimisation
     random_real              fresh random real images with the labels and recipe of fixed
     fixed_official_teachers, official_fixed_teachers
-                             the recipe of one with the observers of the other (--arms; label teachers move the
-                             student by about 17 points, method.md 8.4)
-With --val SHARE everything is judged on held-out training images instead of test; each read of test is on record
-in the store (test_reads.jsonl). --set changes every arm, --tiny shrinks all for a look on a CPU.
+                             the recipe of one with the observers of the other (--arms; label teachers move
+                             the student by about 17 points, method.md 8.4)
+With --val SHARE everything is judged on held-out training images instead of test; each read of test is on
+record in the store (test_reads.jsonl). --set changes every arm, --tiny shrinks all for a look on a CPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class TimeIsUp(Exception):
 
 
 def changed(section: Any, changes: Mapping[str, Any]) -> Any:
-    """`config.override` for a machine without pydantic: `{dotted path: value}`, checked by the dataclasses."""
+    """`config.override` without pydantic: `{dotted path: value}`, checked by the dataclasses."""
     here: dict[str, Any] = {}
     below: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
@@ -92,7 +92,9 @@ def arms(ipc: int, common: Mapping[str, Any]) -> dict[str, Experiment]:
     }  # fmt: skip
 
 
-def make(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipeline.Mapper, ends: float) -> None:
+def make(
+    experiment: Experiment, store: Store, runtime: Runtime, mapper: pipeline.Mapper, ends: float
+) -> None:
     """All stages of one repetition. Raises TimeIsUp."""
 
     def tell(task: pipeline.Task, unit: str, item: Any) -> None:
@@ -154,7 +156,8 @@ def report(name: str, found: Mapping[str, Any], target: float | None) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("folder")
     parser.add_argument("--ipc", type=int, default=10, choices=(1, 10, 50))
     parser.add_argument("--seeds", type=int, default=3)
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 make(arm[i], store, runtime, mapper, ends)
     except TimeIsUp:
         done = False
-    print("| arm | accuracy | published | maximum over the official epochs (diagnostic) | teachers | minutes |")
+    print("| arm | accuracy | published | maximum over reports (diagnostic) | teachers | minutes |")
     print("|---|---|---|---|---|---|")
     facts = {name: row(arm, store, runtime) for name, arm in chosen.items()}
     target = PRESETS[f"edc/cifar10/ipc{args.ipc}"].target if not args.tiny else None

@@ -1,4 +1,5 @@
 """The few fixtures. Ray reads its environment when it is imported, so that is set before anything else."""
+# ruff: noqa: E402
 
 import os
 import sys
