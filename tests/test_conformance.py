@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edc_ray.config import Flatness, Matching, Recover
+from edc_ray.config import Evaluate, Flatness, Matching, Recover
 from edc_ray.core import losses, matching, models, recover, schedules
 from edc_ray.core.stats import Moments, channel_moments, class_moments, patch_moments, within_image
 
@@ -177,13 +177,14 @@ def test_flatness_has_the_official_value_from_the_other_side(official: dict[str,
 
 def test_student_loss(official: dict[str, Tensor]) -> None:
     logits, soft = official["flatness/logits"], official["flatness/ema_logits"]
-    found = losses.student_loss(logits, soft, official["posteval/targets"], 0.025)
+    found = losses.student_loss(Evaluate(ce_weight=0.025), logits, soft, official["posteval/targets"])
     agree(found, official["posteval/mse_gt_ce0.025"])
 
 
 @pytest.mark.parametrize("zeta", ["1", "1.5", "2", "2.5", "3"])
 def test_schedules(zeta: str, official: dict[str, Tensor]) -> None:
-    found = torch.tensor([schedules.cos(epoch, 300, float(zeta)) for epoch in range(300)])
+    cfg = Evaluate(schedule="cos", zeta=float(zeta), epochs=300)
+    found = torch.tensor([schedules.multiplier(cfg, epoch) for epoch in range(300)])
     agree(found, official[f"schedule/cos/{zeta}"], 1e-5)
 
 
@@ -197,3 +198,11 @@ def test_learning_rate_of_recovery(
     state = recover.begin(problem, torch.zeros(12, 3, 12, 12, dtype=torch.uint8))
     rates = [now.adam.param_groups[0]["lr"] for now in recover.synthesize(problem, state)]
     agree(torch.tensor(rates), official["schedule/recover_cosine_lr0.05_iters100"], 1e-5)
+
+
+@pytest.mark.parametrize("zeta", ["1", "1.5", "2", "2.5", "3"])
+def test_schedules_that_fall_at_the_end(zeta: str, official: dict[str, Tensor]) -> None:
+    """cos2, by the paper's name SSRS."""
+    cfg = Evaluate(schedule="ssrs", zeta=float(zeta), epochs=300)
+    found = torch.tensor([schedules.multiplier(cfg, epoch) for epoch in range(300)])
+    agree(found, official[f"schedule/cos2/{zeta}"], 1e-5)

@@ -50,8 +50,7 @@ from edc_ray.pipeline import (
     with_seed,
     worker,
 )
-from edc_ray.pipeline.judge import VIEW_BYTES
-from edc_ray.pipeline.pages import STORED, read_page, table_of
+from edc_ray.pipeline.pages import STORED, read_page, table_of, view_bytes
 
 TINY = {
     "dataset.limit": 200, "dataset.size_px": 8, "split.val": 0.3,
@@ -498,7 +497,7 @@ def test_accuracies_say_on_which_split_they_were_read(finished: Store) -> None:
     assert [at for at, _ in reports(found["evaluate"], finished)] == [250, 500, 750, 1000]
     assert student["accuracy"] == reports(found["evaluate"], finished)[-1][1]
     assert (student["split"], student["judged"], student["steps"]) == ("val", 61, 12)
-    assert student["label_bytes"] == 4 * 10 * (2 * 10 + 25)
+    assert student["label_bytes"] == 4 * 10 * (2 * 10 + 29)
     images = facts(found["recover"], finished)
     assert (images["images"], images["bytes"]) == (10, 10 * 3 * 8 * 8)
     assert finished.read_lines("test_reads.jsonl") == []
@@ -1051,12 +1050,13 @@ def test_a_repetition_shares_the_observers_and_a_refit_does_not() -> None:
     page_images=st.integers(1, 40),
     classes=st.integers(1, 5),
     page=st.integers(0, 3),
-    mix=st.sampled_from(["none", "cutmix"]),
+    mix=st.sampled_from(["none", "cutmix", "mixup"]),
+    ops=st.integers(0, 2),
 )
 def test_a_page_comes_back_as_it_was(
-    batch: int, images: int, page_images: int, classes: int, page: int, mix: str
+    batch: int, images: int, page_images: int, classes: int, page: int, mix: str, ops: int
 ) -> None:
-    cfg = Relabel(batch_size=batch, page_images=page_images, mix=mix)
+    cfg = Relabel(batch_size=batch, page_images=page_images, mix=mix, randaugment_ops=ops)
     drawn = relabel.page_views(cfg, images, 1024, 0, page)
     rng = torch.Generator().manual_seed(page)
     logits = tuple(torch.randn(len(view.ids), classes, generator=rng).half() for view in drawn)
@@ -1073,7 +1073,9 @@ def test_a_page_comes_back_as_it_was(
             assert torch.equal(getattr(one, name), getattr(other, name)), name
     count = sum(len(view.ids) for view in drawn)
     rows = table.drop_columns(["step"]).to_pylist()
-    assert sum(len(value) for row in rows for value in row.values()) == count * (VIEW_BYTES + 2 * classes)
+    assert sum(len(value) for row in rows for value in row.values()) == count * (
+        view_bytes(cfg) + 2 * classes
+    )
 
 
 def test_a_damaged_page_is_found_by_its_student(done: Store) -> None:

@@ -1,6 +1,9 @@
 """Labels against one observer and one step after the other."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -9,13 +12,20 @@ from torch import Tensor, nn
 from edc_ray.config import Relabel
 from edc_ray.core import views
 from edc_ray.core.random import fork_rng
-from edc_ray.core.relabel import FORWARD_IMAGES, label_page, mean_logits, page_steps, page_views
+from edc_ray.core.relabel import FORWARD_IMAGES, Page, batch_statistics, mean_logits, page_steps, page_views
+from edc_ray.core.relabel import label_page as label_page_of
 
 CLASSES, SIZE = 3, 8
 CFG = Relabel(batch_size=4, page_images=14)  # 3 steps a page
+PIXELS = ((0.5,) * 3, (0.25,) * 3)
+WAYS = {mix: replace(CFG, mix=mix) for mix in views.MIXES} | {"randaugment": replace(CFG, randaugment_ops=2)}
 
 
-def networks() -> list[nn.Module]:
+def label_page(cfg: Relabel, observers: Sequence[nn.Module], images: Tensor, seed: int, page: int) -> Page:
+    return label_page_of(cfg, observers, images, PIXELS, seed, page)
+
+
+def networks() -> list[nn.Sequential]:
     with fork_rng("networks"):
         return [
             nn.Sequential(
@@ -35,31 +45,54 @@ def test_a_page_holds_whole_steps_and_at_least_one(batch: int, images: int, want
     assert page_steps(Relabel(batch_size=batch, page_images=images)) == want
 
 
-@pytest.mark.parametrize("mix", views.MIXES)
-def test_pages_cover_the_steps_without_gap(mix: str, images: Tensor) -> None:
-    cfg, steps = replace(CFG, mix=mix), 0
+@pytest.mark.parametrize("way", WAYS)
+def test_pages_cover_the_steps_without_gap(way: str, images: Tensor) -> None:
+    cfg, steps = WAYS[way], 0
     for page in range(4):
         found = label_page(cfg, networks(), images, seed=5, page=page)
         assert found.first_step == steps
         assert [len(soft) for soft in found.logits] == [len(view.ids) for view in found.views]
         for view in found.views:
             want = views.draw(cfg, len(images), SIZE, 5, steps)
-            assert torch.equal(views.apply(view, images), views.apply(want, images))
+            assert torch.equal(views.apply(view, images, PIXELS), views.apply(want, images, PIXELS))
             assert torch.equal(view.ids, want.ids)
             steps += 1
 
 
-@pytest.mark.parametrize("page", [0, 3])
-def test_a_page_equals_a_loop_over_steps_and_observers(page: int, images: Tensor) -> None:
-    observers = networks()
-    found = label_page(CFG, observers, images, seed=5, page=page)
-    for step, soft in enumerate(found.logits, start=3 * page):
-        pixels = views.apply(views.draw(CFG, len(images), SIZE, 5, step), images)
-        want = torch.zeros(len(pixels), CLASSES)
-        for model in observers:
-            want += model(pixels).detach() / len(observers)  # raw logits: no softmax
-        assert soft.dtype == torch.float16
-        torch.testing.assert_close(soft.float(), want, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bn", ["running", "batch"])
+def test_a_page_equals_a_loop_over_steps_and_observers(
+    way: str, bn: Literal["running", "batch"], images: Tensor
+) -> None:
+    """Raw logits, weighted; of the mixed pixels, never of those before mixing (B20); "batch" normalises as in
+    training, whatever else is in eval mode."""
+    observers, plain = networks(), replace(WAYS[way], mix="none")
+    observers[0].append(nn.Dropout(0.5).eval())
+    before = [copy.deepcopy(dict(model.state_dict())) for model in observers]
+    cfg = replace(WAYS[way], teacher_bn=bn, observer_weights=(1.0, 3.0))
+    found = label_page(cfg, observers, images, seed=5, page=3)
+    torch.testing.assert_close([dict(model.state_dict()) for model in observers], before, rtol=0, atol=0)
+    other = 0.0
+    for step, soft in enumerate(found.logits, start=9):
+        for seen in (cfg, plain):
+            pixels = views.apply(views.draw(seen, len(images), SIZE, 5, step), images, PIXELS)
+            want = torch.zeros(len(pixels), CLASSES)
+            for model, weight in zip(copy.deepcopy(observers), (0.25, 0.75), strict=True):
+                model[1].train(bn == "batch")
+                want += weight * model(pixels).detach()
+            if seen is cfg:
+                torch.testing.assert_close(soft.float(), want, rtol=1e-3, atol=1e-3)
+        other = max(other, float((soft - want).abs().max()))
+    assert soft.dtype == torch.float16 and (other > 0.1) == (cfg.mix != "none")
+
+
+def test_observers_are_left_in_eval_mode_also_by_an_error() -> None:
+    model = networks()[0]
+    mean = model[1].running_mean
+    with pytest.raises(RuntimeError), batch_statistics([model]):
+        assert model[1].running_mean is None
+        model(torch.zeros(2, 4, SIZE, SIZE))
+    assert model[1].running_mean is mean and "1.running_var" in model.state_dict()
 
 
 def test_a_page_has_the_same_bits_whoever_labels_it(images: Tensor) -> None:
@@ -75,8 +108,10 @@ def test_many_images_are_cut_into_forwards(rng: torch.Generator) -> None:
     sizes: list[int] = []
     observers, pixels = networks(), torch.randn((FORWARD_IMAGES + 5, 3, SIZE, SIZE), generator=rng)
     observers[0].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    found = mean_logits(observers, pixels)
+    cfg = Relabel(batch_size=FORWARD_IMAGES // 2 + 2, page_images=FORWARD_IMAGES + 5, crop_min=1, mix="none")
+    label_page(cfg, observers, pixels, 0, 0)
     assert sizes == [FORWARD_IMAGES, 5]
+    found = mean_logits(observers, pixels.split(FORWARD_IMAGES))
     want = (observers[0](pixels) + observers[1](pixels)) / 2
     torch.testing.assert_close(found, want.detach(), rtol=1e-4, atol=1e-5)
 
@@ -93,7 +128,7 @@ def test_no_graph_is_recorded_and_observers_are_left_as_they_are(images: Tensor)
 
     leaf = images.clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = mean_logits(observers, leaf)
+        logits = mean_logits(observers, [leaf])
         page = label_page(CFG, observers, images, 0, 0)
     assert not kept
     assert not logits.requires_grad and not any(soft.requires_grad for soft in page.logits)

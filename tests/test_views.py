@@ -1,7 +1,8 @@
-"""Views against slow oracles: torchvision image by image, and patches pasted by hand."""
+"""Views against slow oracles: torchvision image by image, and pixels mixed by hand."""
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,11 +10,12 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as vision
 
 from edc_ray.config import Augment, Relabel
+from edc_ray.core import randaugment
+from edc_ray.core.data import denormalize, normalize
 from edc_ray.core.random import fork_rng
 from edc_ray.core.views import (
     MIXES,
     View,
-    apply,
     augment,
     concat,
     cutmix,
@@ -22,10 +24,13 @@ from edc_ray.core.views import (
     resample,
     steps_per_epoch,
 )
+from edc_ray.core.views import apply as apply_view
 
 IMAGES, SIZE = 10, 12
 CFG = Relabel(batch_size=4, crop_min=0.1)
 STILL = Relabel(batch_size=4, crop_min=1.0, flip=False, mix="none")
+WAYS = {mix: replace(CFG, mix=mix) for mix in MIXES} | {"randaugment": replace(CFG, randaugment_ops=2)}
+PIXELS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 @pytest.fixture
@@ -37,26 +42,42 @@ def same(a: View, b: View) -> bool:
     return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(View))
 
 
+def apply(view: View, images: Tensor) -> Tensor:
+    return apply_view(view, images, PIXELS)
+
+
 def slow(view: View, images: Tensor) -> Tensor:
-    """torchvision's crop and flip of one image after the other, then one paste after the other."""
+    """Bytes, torchvision's crop and flip of one image after the other, then one pixel after the other."""
     crops = []
-    for i, box, flip in zip(view.ids.tolist(), view.box.tolist(), view.flip.tolist(), strict=True):
-        crop = vision.resized_crop(images[i], *box, [SIZE, SIZE], InterpolationMode.BILINEAR, antialias=False)
-        crops.append(vision.hflip(crop) if flip else crop)
-    mixed = [crop.clone() for crop in crops]
-    for result, partner, box in zip(mixed, view.partner.tolist(), view.mix_box.tolist(), strict=True):
-        top, left, height, width = box
-        area = (slice(None), slice(top, top + height), slice(left, left + width))
-        result[area] = crops[partner][area]
-    return torch.stack(mixed)
+    for n, i in enumerate(view.ids.tolist()):
+        image = images[i]
+        if view.ops.shape[1]:
+            levels = randaugment.apply(
+                denormalize(image[None], *PIXELS), view.ops[n : n + 1], view.magnitudes[n : n + 1]
+            )
+            image = normalize(levels, *PIXELS)[0]
+        box, resize = view.box[n].tolist(), [SIZE, SIZE]
+        crop = vision.resized_crop(image, *box, resize, InterpolationMode.BILINEAR, antialias=False)
+        crops.append((vision.hflip(crop) if view.flip[n] else crop).numpy())
+    mixed = np.stack(crops)
+    for n, (top, left, height, width) in enumerate(view.mix_box.tolist()):
+        lam, other = float(view.lam[n]), crops[int(view.partner[n])]
+        for row in range(SIZE):
+            for column in range(SIZE):
+                if height * width == 0:
+                    blend = lam * crops[n][:, row, column] + (1 - lam) * other[:, row, column]
+                    mixed[n, :, row, column] = blend
+                elif top <= row < top + height and left <= column < left + width:
+                    mixed[n, :, row, column] = other[:, row, column]
+    return torch.tensor(mixed)
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_a_view_depends_on_seed_and_step_alone(mix: str) -> None:
-    cfg, before = replace(CFG, mix=mix), torch.get_rng_state()
+@pytest.mark.parametrize("way", WAYS)
+def test_a_view_depends_on_seed_and_step_alone(way: str) -> None:
+    cfg, before = WAYS[way], torch.get_rng_state()
     backwards = {step: draw(cfg, IMAGES, SIZE, 3, step) for step in reversed(range(7))}
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)  # whatever others draw meanwhile
@@ -90,8 +111,35 @@ def test_partners_are_in_the_batch_and_boxes_in_the_image(mix: str) -> None:
         for box in (view.box, view.mix_box):
             assert box.shape == (len(view.ids), 4)
             assert (box >= 0).all() and (box[:, :2] + box[:, 2:] <= SIZE).all()
-        if mix == "none":
-            assert not view.mix_box.any()
+        assert view.mix_box.any() or mix != "cutmix" or SIZE**2 * (1 - view.lam[0]) == 0
+        assert mix == "cutmix" or not view.mix_box.any()
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_lambda_is_the_share_of_the_pixels_that_is_the_images_own(mix: str) -> None:
+    """What is pasted inside the image, not what was drawn: the box is clipped and rounded."""
+    levels = torch.arange(IMAGES) ** 2.0
+    images, shares = levels[:, None, None, None].expand(-1, 3, SIZE, SIZE), []
+    for step in range(30):
+        view = draw(replace(STILL, mix=mix), IMAGES, SIZE, 0, step)
+        own, other = levels[view.ids], levels[view.ids[view.partner]]
+        want = view.lam * own + (1 - view.lam) * other
+        torch.testing.assert_close(apply(view, images).mean((1, 2, 3)), want)
+        shares.append(float(view.lam[0]))
+    assert set(shares) == {1.0} if mix == "none" else min(shares) < 0.4 and len(set(shares)) > 8
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "mixup"])
+def test_so_many_batches_are_mixed_and_nothing_else_changes(mix: str) -> None:
+    always = [draw(replace(CFG, mix=mix), IMAGES, SIZE, 0, step) for step in range(100)]
+    never = [draw(replace(CFG, mix="none"), IMAGES, SIZE, 0, step) for step in range(100)]
+    for probability, low, high in ((0.0, 0, 0), (0.3, 15, 45), (1.0, 90, 100)):
+        cfg, count = replace(CFG, mix=mix, mix_probability=probability), 0
+        for step in range(100):
+            view = draw(cfg, IMAGES, SIZE, 0, step)
+            count += bool((view.lam < 1).all())
+            assert same(view, always[step]) or same(view, never[step])
+        assert low <= count <= high
 
 
 @pytest.mark.parametrize("flip, low, high", [(True, 0.4, 0.6), (False, 0.0, 0.0)])
@@ -137,7 +185,7 @@ def test_a_crop_of_the_whole_area_is_the_whole_image(rng: torch.Generator) -> No
 def test_cutmix_boxes_have_the_area_of_lambda_and_are_clipped(rng: torch.Generator) -> None:
     """With a side of sqrt(u), u ~ U(0, 1), and a uniform centre, E[u - u^1.5 / 2 + u^2 / 16] is inside."""
     size = 512
-    boxes = torch.cat([cutmix(1, size, rng)[1] for _ in range(4000)])
+    boxes = torch.cat([cutmix(1, size, rng)[1] for _ in range(4000)])  # (partner, box, lambda)
     top, left, height, width = boxes.unbind(1)
     area = (height * width) / size**2
     assert area.double().mean() == pytest.approx(0.5 - 0.2 + 1 / 48, abs=0.015)  # sigma of the mean: 0.004
@@ -150,17 +198,17 @@ def test_cutmix_boxes_have_the_area_of_lambda_and_are_clipped(rng: torch.Generat
 # --- applying -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_apply_equals_torchvision_image_by_image(mix: str, images: Tensor) -> None:
-    cfg = replace(CFG, batch_size=5, mix=mix)
-    for step in range(12):
+@pytest.mark.parametrize("way", WAYS)
+def test_apply_equals_torchvision_image_by_image(way: str, images: Tensor) -> None:
+    cfg = replace(WAYS[way], batch_size=5)
+    for step in range(8):
         view = draw(cfg, IMAGES, SIZE, 0, step)
         torch.testing.assert_close(apply(view, images), slow(view, images), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_joined_views_replay_each_view(mix: str, images: Tensor) -> None:
-    views = [draw(replace(CFG, mix=mix), IMAGES, SIZE, 0, step) for step in range(7)]  # the third is shorter
+@pytest.mark.parametrize("way", WAYS)
+def test_joined_views_replay_each_view(way: str, images: Tensor) -> None:
+    views = [draw(WAYS[way], IMAGES, SIZE, 0, step) for step in range(7)]  # the third is shorter
     joined = apply(concat(views), images).split([len(view.ids) for view in views])
     for view, pixels in zip(views, joined, strict=True):
         torch.testing.assert_close(pixels, apply(view, images), rtol=0, atol=1e-6)
@@ -169,6 +217,7 @@ def test_joined_views_replay_each_view(mix: str, images: Tensor) -> None:
 KINDS = [
     replace(STILL, crop_min=0.5),
     replace(STILL, flip=True),
+    replace(STILL, randaugment_ops=1),
     *(replace(STILL, mix=mix) for mix in MIXES if mix != "none"),
 ]
 
@@ -178,6 +227,20 @@ def test_each_kind_of_view_changes_the_images_and_nothing_else_does(kind: Relabe
     for cfg, changes in ((STILL, False), (kind, True)):
         views = [draw(cfg, IMAGES, SIZE, 0, step) for step in range(3)]
         assert any(not torch.equal(apply(view, images), images[view.ids]) for view in views) is changes
+
+
+def test_randaugment_sees_the_stored_bytes_and_rounds_what_is_not_one(rng: torch.Generator) -> None:
+    """Bytes survive being normalised; images stored as float16 lie between the levels."""
+    levels = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8)
+    cfg = replace(STILL, randaugment_ops=2, randaugment_magnitude=14)
+    view = draw(cfg, IMAGES, SIZE, 0, 0)
+    want = normalize(randaugment.apply(levels[view.ids], view.ops, view.magnitudes), *PIXELS)
+    between = (levels / 255 + (torch.rand(levels.shape, generator=rng) - 0.5) * 0.8 / 255).clamp(0, 1)
+    column = [torch.tensor(values)[:, None, None] for values in PIXELS]
+    for stored in (normalize(levels, *PIXELS), (between - column[0]) / column[1]):
+        torch.testing.assert_close(apply(view, stored), want, rtol=0, atol=1e-6)
+    weaker = draw(replace(cfg, randaugment_magnitude=1), IMAGES, SIZE, 0, 0)
+    assert torch.equal(weaker.ops, view.ops) and not torch.equal(weaker.magnitudes, view.magnitudes)
 
 
 def test_without_mixing_the_partner_is_not_looked_at(images: Tensor) -> None:

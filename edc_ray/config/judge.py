@@ -69,15 +69,16 @@ class Evaluate:
         (0.8, 0.9, 0.95), "shares of the training where multistep steps", 0, 1, when={"schedule": "multistep"}
     )
     loss: str = knob(
-        "mse", "row of core.losses.LOSSES, to the soft labels",
-        search={"choices": ["mse", "kl", "cosine", "hard"]},
+        "mse", "row of core.losses.LOSSES, to the soft labels; hard = the cross-entropy alone",
+        search={"choices": ["mse", "kl", "cosine", "dist", "hard"]},
     )  # fmt: skip
     temperature: float = knob(
         20.0, "of the softmax of kl", low=0.1, when={"loss": "kl"}, search={"low": 1, "high": 20}
     )
     ce_weight: float = knob(
-        0.025, "of the cross-entropy to the hard label", low=0, search={"low": 0, "high": 0.5}
-    )
+        0.025, "of the cross-entropy to the hard label", low=0, search={"low": 0, "high": 0.5},
+        when={"loss": ("mse", "kl", "cosine", "dist")},
+    )  # fmt: skip
     ce_label: Literal["unmixed", "mixed"] = knob(
         "unmixed", "the hard label: of the image before mixing (official), or mixed as the pixels are"
     )
@@ -99,6 +100,6 @@ class Evaluate:
         None, "epochs (1 = the first) after which it is read instead, the last one always", low=1
     )
     select: Literal["last", "best_val"] = knob(
-        "last", "the accuracy that counts: the last one read, or the best one on val"
+        "last", "the accuracy that counts: the last one read, or the best one so far on val"
     )
     seeds: tuple[int, ...] = knob((0,), "one student each; drives the views and the student", low=0)

@@ -1,7 +1,7 @@
 """Where randomness comes from: a generator named by what it is for. The global generator is never used up."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,9 +19,23 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 @contextmanager
-def fork_rng(*parts: int | str) -> Iterator[None]:
-    """For what takes no generator, as initial weights: the CPU's global one is seeded, and restored after."""
-    with torch.random.fork_rng(devices=[]):
+def fork_rng(*parts: int | str, device: torch.device | None = None) -> Iterator[Callable[[], bool]]:
+    """For what takes no generator, as initial weights or dropout: the global ones are seeded, and restored
+    after. Yields a function that says whether anything was drawn meanwhile.
+
+    device: a GPU whose generator is meant too, beside the CPU's.
+    """
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    kept = [g.get_state() for g in generators]
+    for g in generators:
         # Not torch.manual_seed: that would re-seed every GPU too, for good.
-        torch.default_generator.manual_seed(seed_of(*parts))
-        yield
+        g.manual_seed(seed_of(*parts))
+    seeded = [g.get_state() for g in generators]
+    try:
+        yield lambda: any(not torch.equal(g.get_state(), s) for g, s in zip(generators, seeded, strict=True))
+    finally:
+        for g, state in zip(generators, kept, strict=True):
+            g.set_state(state)

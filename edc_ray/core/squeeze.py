@@ -12,7 +12,7 @@ from edc_ray.config import Squeeze
 from edc_ray.core import views
 from edc_ray.core.fit import batches, pack, parameter_groups, unpack
 from edc_ray.core.random import generator
-from edc_ray.core.schedules import SCHEDULES
+from edc_ray.core.schedules import multiplier
 
 
 def fit_observer(
@@ -40,7 +40,7 @@ def fit_observer(
     for epoch in range(start, cfg.epochs):
         rng = generator("squeeze", *seeds, epoch)
         for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * SCHEDULES[cfg.schedule](epoch, cfg.epochs, cfg.zeta)
+            group["lr"] = cfg.lr * multiplier(cfg, epoch)
         total = torch.zeros((), device=images.device)
         for ids in batches(torch.randperm(len(images), generator=rng), cfg.batch_size):
             ids = ids.to(images.device)

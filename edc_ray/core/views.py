@@ -1,4 +1,4 @@
-"""Views: the random crop, flip and mix of one student batch, as data (architecture.md section 3).
+"""Views: RandAugment, crop, flip and mix of one student batch, as data (architecture.md section 3).
 
 A view is drawn once, as a pure function of (seed, step), and applied in batch on the images' device by
 whoever needs it, so that labeller and student see the same pixels. Nothing here reads a global random state.
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edc_ray.config import Augment, Relabel
+from edc_ray.core import randaugment
+from edc_ray.core.data import denormalize, normalize
 from edc_ray.core.random import generator
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the whole image
@@ -21,16 +23,16 @@ RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What happens to each image of a batch. Boxes are (top, left, height, width) in pixels."""
+    """What happens to each image of a batch, on the CPU. Boxes are (top, left, height, width) in pixels."""
 
     ids: Int[Tensor, " b"]
+    ops: Int[Tensor, "b o"]  # of RandAugment, in their order
+    magnitudes: Int[Tensor, "b o"]
     box: Int[Tensor, "b 4"]  # of the source, resized to the full image
     flip: Bool[Tensor, " b"]
-    partner: Int[Tensor, " b"]  # position in the batch of the image that is pasted in
-    mix_box: Int[Tensor, "b 4"]  # of the result; height 0 = nothing is pasted
-
-    def to(self, device: torch.device) -> "View":
-        return View(*(getattr(self, f.name).to(device) for f in fields(self)))
+    partner: Int[Tensor, " b"]  # position in the batch of the image that is pasted or blended in
+    mix_box: Int[Tensor, "b 4"]  # of the result, where the partner is pasted; without area, it is blended
+    lam: Float[Tensor, " b"]  # lambda: the share of the pixels that is the image's own
 
 
 def concat(views: Sequence[View]) -> View:
@@ -59,23 +61,41 @@ def random_boxes(n: int, size: int, crop_min: float, rng: torch.Generator) -> In
     return torch.stack([top, left, height, width], 1)
 
 
-def no_mix(n: int, size: int, rng: torch.Generator) -> tuple[Int[Tensor, " n"], Int[Tensor, "n 4"]]:
-    """(partner, box) that change nothing."""
-    return torch.arange(n), torch.zeros(n, 4, dtype=torch.long)
+Mix = tuple[Int[Tensor, " n"], Int[Tensor, "n 4"], Float[Tensor, " n"]]  # partner, mix_box, lam
 
 
-def cutmix(n: int, size: int, rng: torch.Generator) -> tuple[Int[Tensor, " n"], Int[Tensor, "n 4"]]:
-    """One box a batch: lambda ~ U(0, 1), side size * sqrt(1 - lambda), any centre, clipped (method.md 4)."""
+def no_mix(n: int, size: int, rng: torch.Generator) -> Mix:
+    """Changes nothing."""
+    return torch.arange(n), torch.zeros(n, 4, dtype=torch.long), torch.ones(n)
+
+
+def cutmix(n: int, size: int, rng: torch.Generator) -> Mix:
+    """One box a batch: lambda ~ U(0, 1), side size * sqrt(1 - lambda), any centre, clipped (method.md 4).
+
+    The lambda that is kept is what is left of the image: 1 - area of the box inside it.
+    """
     lam = float(torch.rand((), generator=rng))
     half = int(size * math.sqrt(1 - lam)) // 2
     centre = torch.randint(size, (2,), generator=rng)
     low, high = (centre - half).clamp(0, size), (centre + half).clamp(0, size)
-    return torch.randperm(n, generator=rng), torch.cat([low, high - low]).expand(n, 4)
+    left = 1 - float((high - low).prod()) / size**2
+    return (
+        torch.randperm(n, generator=rng),
+        torch.cat([low, high - low]).expand(n, 4),
+        torch.full((n,), left),
+    )
 
 
-MIXES: dict[str, Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]] = {
+def mixup(n: int, size: int, rng: torch.Generator) -> Mix:
+    """One lambda ~ U(0, 1) a batch: lambda * image + (1 - lambda) * partner."""
+    lam = torch.rand((), generator=rng)
+    return torch.randperm(n, generator=rng), torch.zeros(n, 4, dtype=torch.long), lam.expand(n)
+
+
+MIXES: dict[str, Callable[[int, int, torch.Generator], Mix]] = {
     "none": no_mix,
     "cutmix": cutmix,
+    "mixup": mixup,
 }
 
 
@@ -95,8 +115,12 @@ def draw(cfg: Relabel, images: int, size: int, seed: int, step: int) -> View:
     n = len(ids)
     box = random_boxes(n, size, cfg.crop_min, rng)
     flip = torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)
-    partner, mix_box = MIXES[cfg.mix](n, size, rng)
-    return View(ids=ids, box=box, flip=flip, partner=partner, mix_box=mix_box)
+    partner, mix_box, lam = MIXES[cfg.mix](n, size, rng)
+    if float(torch.rand((), generator=rng)) >= cfg.mix_probability:
+        partner, mix_box, lam = no_mix(n, size, rng)
+    rng = generator("randaugment", seed, step)
+    ops, magnitudes = randaugment.draw(n, cfg.randaugment_ops, cfg.randaugment_magnitude, rng)
+    return View(ids, ops, magnitudes, box, flip, partner, mix_box, lam)
 
 
 # --- applying -----------------------------------------------------------------------------------------------
@@ -127,15 +151,29 @@ def resample(
     return rows[:, None] @ images @ columns[:, None].transpose(-1, -2)
 
 
-def apply(view: View, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "b c s s"]:
-    """The pixels of a view of `images` (all condensed images, normalised)."""
-    crops = resample(images[view.ids], view.box, view.flip)
+def apply(
+    view: View, images: Float[Tensor, "n c s s"], pixels: tuple[Sequence[float], Sequence[float]]
+) -> Float[Tensor, "b c s s"]:
+    """The pixels of a view of `images` (all condensed images, normalised), on their device.
+
+    pixels: mean and standard deviation of the channels. RandAugment works on bytes, to which the images are
+    rounded for it; then come crop, flip and mix, in the official order (method.md 5.3).
+    """
+    ids, box, flip, partner, mix_box, lam = (
+        getattr(view, name).to(images.device) for name in ("ids", "box", "flip", "partner", "mix_box", "lam")
+    )
+    chosen = images[ids]
+    if view.ops.shape[1]:
+        levels = randaugment.apply(denormalize(chosen, *pixels), view.ops, view.magnitudes)
+        chosen = normalize(levels, *pixels)
+    crops = resample(chosen, box, flip)
     at = torch.arange(images.shape[-1], device=images.device)
-    top, left, height, width = (view.mix_box[:, i, None] for i in range(4))
-    inside = ((at >= top) & (at < top + height))[:, :, None] & ((at >= left) & (at < left + width))[
-        :, None, :
-    ]
-    return torch.where(inside[:, None], crops[view.partner], crops)
+    top, left, height, width = (mix_box[:, i, None] for i in range(4))
+    rows, columns = (at >= top) & (at < top + height), (at >= left) & (at < left + width)
+    other = crops[partner]
+    own = torch.where((height * width)[:, 0] > 0, 1.0, lam)  # a box is pasted, not blended
+    blended = torch.lerp(other, crops, own[:, None, None, None])
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], other, blended)
 
 
 def augment(images: Float[Tensor, "n c s s"], cfg: Augment, rng: torch.Generator) -> Float[Tensor, "n c s s"]:

@@ -44,6 +44,9 @@ def whole(experiment: Experiment) -> Experiment:
 
 
 def refitted(experiment: Experiment) -> Experiment:
-    """The same with nothing held out: trained on fit + val, judged on test, once, at the end."""
-    once = replace(experiment.evaluate, reports=1)
+    """The same with nothing held out: trained on fit + val, judged on test, once, at the end.
+
+    A `select: best_val` has no val to select on any more: the last accuracy counts.
+    """
+    once = replace(experiment.evaluate, reports=1, report_epochs=None, select="last")
     return replace(experiment, split=replace(experiment.split, val=0.0), evaluate=once)

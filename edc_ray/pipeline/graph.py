@@ -13,7 +13,7 @@ from typing import Any
 from edc_ray import config
 from edc_ray.artifacts import Artifact, Damaged, Missing, Store
 from edc_ray.config import ConfigError, Experiment, Runtime
-from edc_ray.core import data, init, matching, models, schedules, views
+from edc_ray.core import data, init, losses, matching, models, schedules, views
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Report, Task
 
@@ -215,7 +215,7 @@ def check_names(experiment: Experiment) -> None:
     """
     tables: Sequence[tuple[str, Iterable[str]]] = (
         ("init.kind", init.INITS), ("recover.matching.loss", matching.MATCHERS), ("relabel.mix", views.MIXES),
-        ("evaluate.schedule", schedules.SCHEDULES),
+        ("evaluate.schedule", schedules.SCHEDULES), ("evaluate.loss", losses.LOSSES),
         ("evaluate.student", models.MODELS),
     )  # fmt: skip
     for path, table in tables:

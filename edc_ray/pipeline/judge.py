@@ -7,13 +7,10 @@ It reads its inputs through `job.inputs` and touches nothing else.
 import math
 from collections.abc import Iterator
 
-from edc_ray.core import fit, models, relabel, train, views
+from edc_ray.core import fit, models, relabel, train
 from edc_ray.core.random import seed_of
-from edc_ray.pipeline.pages import read_page, table_of
-from edc_ray.pipeline.types import Job, Output, Step, finite
-
-VIEW_BYTES = 25  # of one image in a stored view, beside its logits
-
+from edc_ray.pipeline.pages import read_page, table_of, view_bytes
+from edc_ray.pipeline.types import Job, Output, Report, Step, Tensors, finite
 
 # --- relabel and evaluate -----------------------------------------------------------------------------------
 
@@ -24,11 +21,11 @@ def run_relabel(job: Job) -> Iterator[Step | Output]:
 
 
 def _label(job: Job, page: int) -> relabel.Page:
-    exp = job.experiment
+    exp, real = job.experiment, job.inputs.real(job.task)
     observers = job.inputs.observers(job.task)
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
-    (seed,) = exp.evaluate.seeds
-    return relabel.label_page(exp.relabel, chosen, job.inputs.start_images(job.task)[0], seed, page)
+    images, (seed,) = job.inputs.start_images(job.task)[0], exp.evaluate.seeds
+    return relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page)
 
 
 def run_evaluate(job: Job) -> Iterator[Step | Output]:
@@ -36,29 +33,48 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     exp, cfg, real = job.experiment, job.experiment.evaluate, job.inputs.real(job.task)
     images, labels = job.inputs.start_images(job.task)
     (seed,) = cfg.seeds
-    per_epoch = views.steps_per_epoch(exp.relabel, len(images))
     model = models.build(cfg.student, len(real.classes), real.size, seed_of("student", seed)).to(
         images.device
     )
-    student = train.Student(cfg, model, images, labels, per_epoch, seed, job.saved)
-    total, stop = train.total_steps(cfg, per_epoch), train.stop_step(cfg, per_epoch, job.until)
-    reading = [step for step in train.report_steps(cfg, per_epoch) if step > student.step]
-    reports = list(job.saved_reports)
+    student = train.Student(exp, model, images, labels, (real.mean, real.std), job.saved)
+    total, stop = student.total, train.stop_step(cfg, student.per_epoch, job.until)
+    reading = [step for step in train.report_steps(cfg, student.per_epoch) if step > student.step]
+    reports, kept = list(job.saved_reports), _kept(job)
     for step in student.advance(_pages(job, student.step, stop), stop):
         if step == reading[0]:
-            logits = finite(student.predict(real.judge), f"the student at step {step}")
             reading.pop(0)
-            reports.append((round(1000 * step / total), fit.top1(logits, real.judge_labels)))
-        yield Step(step, total, student.pack, tuple(reports))
+            logits = finite(student.predict(real.judge), f"the student at step {step}")
+            accuracy = fit.top1(logits, real.judge_labels)
+            if cfg.select == "best_val":  # what counts if the training ended here
+                best = reports[-1][1] if reports else -1.0
+                if accuracy > best:
+                    kept["best.logits"] = logits
+                accuracy = max(accuracy, best)
+            reports.append((round(1000 * step / total), accuracy))
+        yield Step(step, total, lambda: student.pack() | kept, tuple(reports))
         if step == stop:
             break
     if stop < total:
         return
-    logits = student.predict(real.judge)  # again: a resumed unit may have no step left to make
-    soft = "relabel" in dict(job.task.inputs)
-    label_bytes = cfg.epochs * len(images) * (2 * len(real.classes) + VIEW_BYTES) if soft else 0
-    meta = {"reports": reports, "accuracy": reports[-1][1], "split": real.judged, "judged": len(real.judge)}
-    yield Output({"logits": logits.half()}, meta=meta | {"label_bytes": label_bytes, "steps": total})
+    # Again: a resumed unit may have no step left to make.
+    logits = kept["best.logits"] if kept else student.predict(real.judge)
+    yield Output({"logits": logits.half()}, meta=_facts(job, reports, len(images)) | {"steps": total})
+
+
+def _kept(job: Job) -> Tensors:
+    """Of `select: best_val`, the logits of the best report so far."""
+    return {name: value for name, value in (job.saved or {}).items() if name == "best.logits"}
+
+
+def _facts(job: Job, reports: list[Report], images: int) -> dict[str, object]:
+    """The accuracy is the one that `select` says. A maximum over looks at test is told, never used (B25)."""
+    cfg, real = job.experiment.evaluate, job.inputs.real(job.task)
+    image_bytes = 2 * len(real.classes) + view_bytes(job.experiment.relabel)
+    label_bytes = cfg.epochs * images * image_bytes if "relabel" in dict(job.task.inputs) else 0
+    facts = {"reports": reports, "accuracy": reports[-1][1], "split": real.judged, "judged": len(real.judge)}
+    if cfg.report_epochs is not None and real.judged == "test":
+        facts["maximum_over_reports_on_test"] = max(value for _, value in reports)
+    return facts | {"label_bytes": label_bytes}
 
 
 def _pages(job: Job, step: int, stop: int) -> Iterator[relabel.Page]:

@@ -119,7 +119,7 @@ STAGES: dict[str, Stage] = {
     "init": Stage(2, _init_reads, _init_inputs, _class_units, run_init, join_images),
     "recover": Stage(1, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
     "relabel": Stage(
-        1, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
+        2, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
         _page_units, run_relabel,
     ),
     "evaluate": Stage(
