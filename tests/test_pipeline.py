@@ -244,7 +244,7 @@ def test_a_field_without_effect_changes_no_key(path: str) -> None:
     if attrgetter(sibling)(base) in legal:
         choices = get_args(paths(Experiment)[sibling].type)
         numbers = {"augment.crop_min": 0.5, "group_images": 3, "ema_rate": 0.9, "report_epochs": [2]}
-        names = {"mix": "none", "schedule": "constant", "kind": "noise"}
+        names = {"mix": "none", "schedule": "constant", "kind": "noise", ".loss": "hard"}
         other = next((value for end, value in (numbers | names).items() if sibling.endswith(end)), None)
         other = other or next(choice for choice in choices if choice not in legal)
         base = override(base, {sibling: other})
@@ -350,6 +350,9 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
     ({"init.replacement": True}, {"init"}),
     ({"init.kind": "rded", "init.mipc": 5, "init.factor": 2}, {"init"}),
     ({"init.kind": "difficulty", "init.quantile": 0.5}, {"init"}),
+    ({"evaluate.optimizer": "sgd", "evaluate.schedule": "ssrs", "evaluate.loss": "kl"}, {"evaluate"}),
+    ({"evaluate.schedule": "multistep"}, {"evaluate"}),
+    ({"evaluate.schedule": "alrs", "evaluate.report_epochs": [1]}, {"evaluate"}),
 ]
 NOT_YET = {  # fields that nothing reads yet
     "dataset.classes", "dataset.normalization",
@@ -360,13 +363,7 @@ NOT_YET = {  # fields that nothing reads yet
     "recover.matching.reset", "recover.flatness.form", "recover.crop", "recover.crop_min_start",
     "recover.group_images", "recover.observers", "recover.observer_weights", "recover.visit",
     "recover.format", "recover.jpeg_quality",
-    "relabel.observer_weights", "relabel.teacher_bn", "relabel.randaugment_ops",
-    "relabel.randaugment_magnitude", "relabel.mix_probability",
-    "evaluate.optimizer", "evaluate.momentum", "evaluate.fall", "evaluate.gamma", "evaluate.milestones",
-    "evaluate.loss", "evaluate.temperature", "evaluate.ce_label", "evaluate.ema_rate",
-    "evaluate.ema_bias_correction", "evaluate.ema_buffers", "evaluate.report_epochs", "evaluate.select",
     "quirks.double_conv_targets", "quirks.verifier_updates", "quirks.alphabetical_init",
-    "quirks.alrs_weights_only",
 }  # fmt: skip
 
 
