@@ -142,7 +142,7 @@ def test_the_fingerprint_changes_with_bytes_and_names(name: str, tmp_path: Path)
 
 def test_large_datasets_are_known_by_sizes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = parquet(tmp_path)
-    monkeypatch.setattr(data, "HASH_BYTES", 10)
+    monkeypatch.setattr("edc_ray.core.data.source.HASH_BYTES", 10)
     one = fingerprint(cfg)
     assert fingerprint(cfg) == one
     os.utime(tmp_path / "test.parquet", (1, 1))

@@ -18,7 +18,8 @@ Meta = dict[str, Any]
 
 _META = "edc_ray"  # where a file's header keeps the meta JSON
 _PARQUET: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-_PARQUET |= {"row_group_size": 16, "write_page_checksum": True}
+GROUP_ROWS = 16  # of a table that are read together
+_PARQUET |= {"row_group_size": GROUP_ROWS, "write_page_checksum": True}
 to_json = functools.partial(json.dumps, sort_keys=True, allow_nan=False)
 
 
@@ -84,9 +85,14 @@ def pack(tensors: Tensors, meta: Meta) -> bytes:
 def read_meta(data: bytes) -> Meta:
     """From the header of either format; safetensors: length in 8 bytes, little-endian, then JSON."""
     if data[:4] == b"PAR1":
-        return cast(Meta, json.loads(pq.read_schema(pa.BufferReader(data)).metadata[_META.encode()]))
+        return unpack_meta(pq.read_schema(pa.BufferReader(data)))
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return cast(Meta, json.loads(header["__metadata__"][_META]))
+
+
+def unpack_meta(schema: pa.Schema) -> Meta:
+    """Of a table."""
+    return cast(Meta, json.loads(schema.metadata[_META.encode()]))
 
 
 def write_local(path: str, data: bytes, first: bool) -> None:

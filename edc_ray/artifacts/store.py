@@ -17,14 +17,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 from pyarrow import fs
 
 from edc_ray.artifacts.files import (
+    GROUP_ROWS,
     Damaged,
     Meta,
     Missing,
@@ -36,6 +38,7 @@ from edc_ray.artifacts.files import (
     pack_table,
     read_meta,
     to_json,
+    unpack_meta,
     unpack_table,
     write_local,
 )
@@ -230,6 +233,31 @@ class Artifact:
     def read_table(self, unit: str) -> tuple[pa.Table, Meta]:
         data = self._load(self._unit(unit))
         return unpack_table(data), read_meta(data)
+
+    def read_rows(self, file: UnitFile, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Rows of a table, in order, without reading the others: checked by the checksums of their pages."""
+        groups = sorted({row // GROUP_ROWS for row in rows})
+        place = {group: GROUP_ROWS * i for i, group in enumerate(groups)}
+        with self._rows(file) as table:
+            found = table.read_row_groups(groups, columns=list(columns))
+        return found.take([place[row // GROUP_ROWS] + row % GROUP_ROWS for row in rows])
+
+    def table_meta(self, file: UnitFile) -> Meta:
+        """What `write_table` was told, without reading the rows."""
+        with self._rows(file) as table:
+            return unpack_meta(table.schema_arrow)
+
+    @contextlib.contextmanager
+    def _rows(self, file: UnitFile) -> Iterator[pq.ParquetFile]:
+        try:
+            with (
+                self.store._access(file.path),
+                self.store._fs.open_input_file(self.store._at(file.path)) as raw,
+            ):
+                yield pq.ParquetFile(raw, page_checksum_verification=True)
+        except (pa.ArrowException, StoreError):
+            self._load(file)  # says what is damaged
+            raise
 
     def receipt(self, unit: str) -> Receipt:
         """What `write` returned, made again from the verified file."""
