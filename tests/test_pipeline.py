@@ -355,7 +355,6 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
     ({"evaluate.schedule": "alrs", "evaluate.report_epochs": [1]}, {"evaluate"}),
 ]
 NOT_YET = {  # fields that nothing reads yet
-    "dataset.classes", "dataset.normalization",
     "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.augment.crop_min",
     "statistics.conv_variance", "statistics.batch_size", "statistics.augment.crop_min",
     "init.path",
@@ -363,7 +362,7 @@ NOT_YET = {  # fields that nothing reads yet
     "recover.matching.reset", "recover.flatness.form", "recover.crop", "recover.crop_min_start",
     "recover.group_images", "recover.observers", "recover.observer_weights", "recover.visit",
     "recover.format", "recover.jpeg_quality",
-    "quirks.double_conv_targets", "quirks.verifier_updates", "quirks.alphabetical_init",
+    "quirks.double_conv_targets", "quirks.verifier_updates",
 }  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from edc_ray.core.data import Pixels
+
 TEST_IMAGES = 1024  # images in one forward when accuracy is read
 
 
@@ -17,7 +19,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 @torch.no_grad()
-def predict(model: Callable[[Tensor], Tensor], images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
+def predict(
+    model: Callable[[Tensor], Tensor], images: Float[Tensor, "n c s s"] | Pixels
+) -> Float[Tensor, "n k"]:
     """Logits; the model must be in eval mode."""
     return torch.cat([model(chunk) for chunk in images.split(TEST_IMAGES)])
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from edc_ray.config import Squeeze
 from edc_ray.core import views
+from edc_ray.core.data import Pixels
 from edc_ray.core.fit import batches, pack, parameter_groups, unpack
 from edc_ray.core.random import generator
 from edc_ray.core.schedules import multiplier
@@ -18,7 +19,7 @@ from edc_ray.core.schedules import multiplier
 def fit_observer(
     cfg: Squeeze,
     model: nn.Module,
-    images: Float[Tensor, "n c s s"],
+    images: Float[Tensor, "n c s s"] | Pixels,
     labels: Int[Tensor, " n"],
     seeds: tuple[int, str],
     saved: Mapping[str, Tensor] | None = None,

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from edc_ray.config import Evaluate, Experiment
 from edc_ray.core import schedules, views
+from edc_ray.core.data import Pixels
 from edc_ray.core.fit import pack, parameter_groups, predict, unpack
 from edc_ray.core.losses import student_loss
 from edc_ray.core.random import fork_rng, seed_of
@@ -189,7 +190,7 @@ class Student:
             self._draws = drawn()
         return logits
 
-    def predict(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
+    def predict(self, images: Float[Tensor, "n c s s"] | Pixels) -> Float[Tensor, "n k"]:
         """Logits of the averaged weights, in eval mode; the student itself is not changed.
 
         Where its buffers are not averaged, BatchNorm reads those of the raw student (official).

@@ -4,7 +4,7 @@ A stage's function is a generator: it yields `Step`s where it can be interrupted
 It reads its inputs through `job.inputs` and touches nothing else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -27,10 +27,10 @@ def _classes(job: Job) -> range:
 
 
 def run_init(job: Job) -> Iterator[Step | Output]:
-    cfg, classes, pools = job.experiment.init, _classes(job), _pools(job)
+    cfg, classes, pools, sources = job.experiment.init, _classes(job), _pools(job), _sources(job)
     made = list(job.saved["images"].split(cfg.ipc)) if job.saved else []
     for label in classes[len(made) :]:
-        made.append(init.class_images(cfg, pools(label), job.experiment.seed, label).cpu())
+        made.append(init.class_images(cfg, pools(sources[label]), job.experiment.seed, label).cpu())
         yield Step(len(made), len(classes), lambda: {"images": torch.cat(made)})
     yield Output({"images": torch.cat(made)})
 
@@ -38,8 +38,7 @@ def run_init(job: Job) -> Iterator[Step | Output]:
 def _pools(job: Job) -> Callable[[int], init.Pool]:
     """What each class starts from: real images of the training part, and who scores them."""
     exp, real = job.experiment, job.inputs.real(job.task)
-    images, labels = real.fit_bytes
-    device, norm = real.fit.device, (real.mean, real.std)
+    labels, device, norm = real.fit_labels.cpu(), real.fit.device, (real.mean, real.std)
     models = list[nn.Module]()
     if exp.init.kind in init.SCORED:
         observers = job.inputs.observers(job.task)
@@ -48,9 +47,21 @@ def _pools(job: Job) -> Callable[[int], init.Pool]:
     def pool(label: int) -> init.Pool:
         rows = (labels == label).nonzero().flatten()
         score = partial(init.cross_entropies, models, label=label, size=real.size, normalization=norm)
-        return init.Pool(len(rows), lambda ids: images[rows[ids]].to(device), score)
+        return init.Pool(len(rows), lambda ids: real.fit.bytes(rows[ids]).to(device), score)
 
     return pool
+
+
+def _sources(job: Job) -> Sequence[int]:
+    """For each class, the one whose images it starts from: itself.
+
+    With quirk B18, which lists the classes of the initial images by name whatever their order: the i-th one
+    by name.
+    """
+    names = job.inputs.real(job.task).classes
+    if not job.experiment.quirks.alphabetical_init:
+        return range(len(names))
+    return sorted(range(len(names)), key=names.__getitem__)
 
 
 def run_recover(job: Job) -> Iterator[Step | Output]:

@@ -54,23 +54,33 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
     Raises:
         ConfigError: the dataset is not there.
     """
-    counts = _counts(experiment.dataset)
-    kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
     read = {path for stage in needed(experiment, upto) for path in STAGES[stage].reads(experiment)}
     seeded = not read.isdisjoint({"evaluate", "evaluate.seeds"})
     seeds = experiment.evaluate.seeds if seeded else experiment.evaluate.seeds[:1]
-    chains = [_chain(experiment, seed, upto, len(counts), kept) for seed in seeds]
+    chains = [_chain(experiment, seed, upto) for seed in seeds]
     return list({(task.stage, task.key): task for chain in chains for task in chain}.values())
 
 
-def _chain(experiment: Experiment, seed: int, upto: str, classes: int, fit: int) -> list[Task]:
+@functools.lru_cache(maxsize=64)
+def _looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Training images per class, and shards.
+
+    A sweep checks every value of every knob, hence the memory; and the disk is asked once a process.
+    """
+    found = data.listing(dataset)
+    return found.counts(), data.shards(dataset, found)
+
+
+def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
+    counts, shards = _looked(experiment.dataset)
+    kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
     for stage in needed(one, upto):
         keys = {name: chain[name].key for name in STAGES[stage].inputs(one)}
         inputs = dict(pair for name in keys for pair in (*chain[name].inputs, (name, keys[name])))
         name = key(stage, one, keys, STAGES[stage].files(one))
-        chain[stage] = Task(stage, one, name, tuple(inputs.items()), classes, fit)
+        chain[stage] = Task(stage, one, name, tuple(inputs.items()), len(counts), kept, shards)
     return list(chain.values())
 
 
@@ -99,7 +109,8 @@ def units(task: Task, runtime: Runtime, until: float = 1.0) -> list[str]:
 
 def finish(task: Task) -> bool:
     """Whether the stage folds its units into "all" at the end."""
-    return STAGES[task.stage].finish is not None
+    row = STAGES[task.stage]
+    return row.finish is not None and "all" not in row.units(task, Runtime(), 1.0)
 
 
 def skipped(task: Task, runtime: Runtime) -> bool:
@@ -233,7 +244,8 @@ def check(experiment: Experiment) -> None:
         ConfigError: names the field, its value and what is legal.
     """
     check_names(experiment)
-    counts = _counts(experiment.dataset)
+    counts, _ = _looked(experiment.dataset)
+    data.require(experiment.dataset)
     least = min(count - data.held_out(count, experiment.split.val) for count in counts)
     _check_init(experiment, least)
     for name in (experiment.evaluate.student, *experiment.squeeze.observers):
@@ -252,10 +264,6 @@ def _check_init(experiment: Experiment, least: int) -> None:
         )
         legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
         raise ConfigError("init.ipc", cfg.ipc, legal)
-
-
-# A sweep checks every value of every knob, hence the memories; and the disk is asked once a process.
-_counts = functools.lru_cache(maxsize=64)(data.class_counts)
 
 
 @functools.lru_cache(maxsize=256)

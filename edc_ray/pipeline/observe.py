@@ -6,6 +6,7 @@ It reads its inputs through `job.inputs` and touches nothing else.
 
 from collections.abc import Iterator
 
+import pyarrow as pa
 import torch
 
 from edc_ray.core import data, fit, models, stats, views
@@ -20,9 +21,28 @@ FORWARD_IMAGES = 256  # images in one forward of the statistics pass; part of th
 
 
 def run_ingest(job: Job) -> Iterator[Step | Output]:
-    images = data.read(job.experiment.dataset)
-    tensors = {name: getattr(images, name) for name in ("train", "train_labels", "test", "test_labels")}
-    yield Output(tensors, meta={"mean": images.mean, "std": images.std, "classes": images.classes})
+    """One shard of a dataset that does not fit in memory."""
+    part, index = job.unit.split("-")
+    found = job.inputs.listing(job.task)
+    made = data.shard(job.experiment.dataset, found, part, int(index), job.inputs.runtime.threads)
+    columns = {"image": pa.array(made.files, pa.binary()), "label": pa.array(made.labels.numpy(), pa.int32())}
+    yield Output(table=pa.table(columns), meta={"levels": made.levels.tolist()})
+
+
+def finish_ingest(job: Job) -> Iterator[Step | Output]:
+    """All images, where they fit in memory; else what the shards say together."""
+    cfg, task = job.experiment.dataset, job.task
+    if task.shards == (0, 0):
+        images = data.read(cfg, job.inputs.runtime.threads)
+        tensors = {name: getattr(images, name) for name in ("train", "train_labels", "test", "test_labels")}
+        yield Output(tensors, meta={"mean": images.mean, "std": images.std, "classes": images.classes})
+        return
+    found = job.inputs.listing(task)
+    train = [name for name in job.inputs.unit_names(task) if name.startswith("train-")]
+    levels = [job.inputs.table_meta(task.stage, task.key, name)["levels"] for name in train]
+    mean, std = data.normalization(cfg, torch.tensor(levels).sum(0))
+    labels = {"train_labels": found.train.labels, "test_labels": found.test.labels}
+    yield Output(labels, meta={"mean": mean, "std": std, "classes": found.classes})
 
 
 # --- squeeze ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from edc_ray.core import data, init, recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
+    finish_ingest,
     finish_squeeze,
     finish_statistics,
     run_ingest,
@@ -16,6 +17,12 @@ from edc_ray.pipeline.observe import (
     run_statistics,
 )
 from edc_ray.pipeline.types import Stage, Task, always
+
+
+def _image_units(task: Task, runtime: Runtime, until: float) -> list[str]:
+    """Shards of a dataset that does not fit in memory; "all" of one that does."""
+    parts = zip(("train", "test"), task.shards, strict=True)
+    return [f"{part}-{i:05d}" for part, shards in parts for i in range(shards)] or ["all"]
 
 
 def _observer_units(task: Task, runtime: Runtime, until: float) -> list[str]:
@@ -105,8 +112,7 @@ def _dataset_files(experiment: Experiment) -> str:
 
 STAGES: dict[str, Stage] = {
     "ingest": Stage(
-        1, always("dataset"), always(), lambda task, runtime, until: ["all"], run_ingest,
-        files=_dataset_files,
+        2, always("dataset"), always(), _image_units, run_ingest, finish_ingest, files=_dataset_files
     ),
     "squeeze": Stage(
         1, always("split", "squeeze", "seed", "precision"), always("ingest"),

@@ -22,6 +22,7 @@ class Task:
 
     inputs: every ancestor, as (stage, key).
     classes, fit: how many classes and training images (without val) there are.
+    shards: of the training and of the test images; none where they fit in memory.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Task:
     inputs: tuple[tuple[str, str], ...]
     classes: int
     fit: int
+    shards: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         return f"{self.stage}-{self.key}"

@@ -29,12 +29,11 @@ TELL_SECONDS = 0.5  # time between two Progress without news
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """The real images of an experiment, on the worker's device."""
+    """The real images of an experiment, and their labels on the worker's device."""
 
-    fit: Tensor  # normalised, what observers and statistics see
+    fit: data.Pixels  # what observers and statistics see
     fit_labels: Tensor
-    fit_bytes: tuple[Tensor, Tensor]  # (uint8 images, labels) of the same, on the CPU
-    judge: Tensor  # normalised; val or, where nothing is held out, test
+    judge: data.Pixels  # val or, where nothing is held out, test
     judge_labels: Tensor
     judged: str
     mean: tuple[float, ...]
@@ -75,24 +74,54 @@ class Inputs:
 
     def _real(self, task: Task, key: str) -> Real:
         tensors, meta = self.unit("ingest", key, "all")
-        mean, std = tuple(meta["mean"]), tuple(meta["std"])
-        images, labels = tensors["train"], tensors["train_labels"]
-        split = task.experiment.split
+        mean, std, split = tuple(meta["mean"]), tuple(meta["std"]), task.experiment.split
+
+        def every(part: str) -> data.Pixels:
+            read = self._in_memory(tensors[part]) if part in tensors else self._in_shards(task, key, part)
+            return data.Pixels(read, torch.arange(len(tensors[f"{part}_labels"])), mean, std, self.device)
+
+        labels = tensors["train_labels"]
         fit, held = data.split(labels, split.val, split.seed)
-        judged = "val" if split.val > 0 else "test"
+        train, judged = every("train"), "val" if split.val > 0 else "test"
         judge, judge_labels = (
-            (images[held], labels[held]) if judged == "val" else (tensors["test"], tensors["test_labels"])
+            (train.subset(held), labels[held]) if judged == "val" else (every("test"), tensors["test_labels"])
         )
-
-        def ready(pixels: Tensor) -> Tensor:
-            return data.normalize(pixels, mean, std).to(self.device)
-
         return Real(
-            fit=ready(images[fit]), fit_labels=labels[fit].to(self.device),
-            fit_bytes=(images[fit], labels[fit]),
-            judge=ready(judge), judge_labels=judge_labels.to(self.device), judged=judged,
-            mean=mean, std=std, classes=tuple(meta["classes"]), size=images.shape[-1],
+            fit=train.subset(fit), fit_labels=labels[fit].to(self.device),
+            judge=judge, judge_labels=judge_labels.to(self.device), judged=judged,
+            mean=mean, std=std, classes=tuple(meta["classes"]), size=task.experiment.dataset.size_px,
         )  # fmt: skip
+
+    def _in_memory(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        images = images.to(self.device)  # bytes: a quarter of the floats, which are made when they are read
+        return lambda rows: images[rows.to(self.device)]
+
+    def _in_shards(self, task: Task, key: str, part: str) -> Callable[[Tensor], Tensor]:
+        cfg, artifact = task.experiment.dataset, self.store.artifact("ingest", key)
+        files, size = artifact.units(), data.shard_images(cfg)
+
+        def read(rows: Tensor) -> Tensor:
+            """Only these are read and decoded, in the order of the shards."""
+            order = rows.argsort(stable=True)
+            blobs: list[tuple[str, bytes | Tensor]] = []
+            shards, counts = (rows[order] // size).unique_consecutive(return_counts=True)
+            for shard, run in zip(shards.tolist(), rows[order].split(counts.tolist()), strict=True):
+                name = f"{part}-{shard:05d}"
+                found = artifact.read_rows(files[name], (run % size).tolist(), ["image"])["image"]
+                blobs += [(name, blob.as_py()) for blob in found]
+            images = torch.empty((len(rows), 3, cfg.size_px, cfg.size_px), dtype=torch.uint8)
+            images[order] = data.decoded(cfg, part, blobs, len(blobs), self.runtime.threads)
+            return images
+
+        return read
+
+    def listing(self, task: Task) -> data.Listing:
+        """What there is to ingest."""
+        return self._keep(lambda: data.listing(task.experiment.dataset), "listing", task.key)
+
+    def table_meta(self, stage: str, key: str, unit: str) -> dict[str, Any]:
+        artifact = self.store.artifact(stage, key)
+        return artifact.table_meta(artifact.units()[unit])
 
     def observers(self, task: Task) -> dict[str, nn.Module]:
         """The trained observers in eval mode, frozen, in visiting order."""
