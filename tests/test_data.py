@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from edc_ray.config import ConfigError, Dataset
@@ -26,6 +29,8 @@ from edc_ray.core.data import (
     normalize,
     split,
 )
+from edc_ray.core.data.cifar import CIFAR
+from edc_ray.core.data.folders import IMAGENET_10
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 TRAIN, TEST = (0, 1, 1, 2, 0, 2, 1, 1), (2, 0, 1)  # labels
@@ -70,11 +75,74 @@ def image_folder(root: Path, test: str = "test") -> Dataset:
     return Dataset(name="image_folder", path=str(root), size_px=8)
 
 
+def cifar_files(name: str, root: Path) -> Dataset:
+    """As published, but with 2 training images of each class and 1 test image, in another order."""
+    known = CIFAR[name]
+    folder, key = root / known.folder, "labels" if name == "cifar10" else "fine_labels"
+    folder.mkdir(parents=True)
+    count = len(known.classes)
+    labels = [*range(count), *reversed(range(count)), *range(count)]
+    names = [file for file in known.files if "meta" not in file]
+    cuts = [*np.array_split(np.arange(2 * count), len(names) - 1), np.arange(2 * count, 3 * count)]
+    for file, ids in zip(names, cuts, strict=True):
+        images = np.stack([np.full((3, 32, 32), index % 256, dtype=np.uint8).reshape(-1) for index in ids])
+        batch = {"data": images, key: [labels[index] for index in ids]}
+        (folder / file).write_bytes(pickle.dumps(batch))
+    field = "label_names" if name == "cifar10" else "fine_label_names"
+    (folder / known.files[-1]).write_bytes(pickle.dumps({field: list(known.classes)}))
+    return Dataset(name=name, path=str(root), size_px=8)
+
+
+@pytest.fixture(autouse=True)
+def small_cifar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of other bytes are taken for the published ones; nothing can be downloaded."""
+    for name, known in list(CIFAR.items()):
+        monkeypatch.setitem(CIFAR, name, replace(known, train=2, test=1))
+        loader = getattr(torchvision.datasets, known.loader)
+        monkeypatch.setattr(loader, "url", "http://127.0.0.1:9/" + known.archive)
+        for split_list in ("train_list", "test_list"):
+            monkeypatch.setattr(loader, split_list, [[file, None] for file, _ in getattr(loader, split_list)])
+        monkeypatch.setattr(loader, "meta", loader.meta | {"md5": None})
+
+
+def tiny_imagenet(root: Path) -> Dataset:
+    for index, label in enumerate(TRAIN):
+        folder = root / "train" / CLASSES[label] / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{CLASSES[label]}_{index}.JPEG").write_bytes(encoded(index))
+        (folder.parent / "boxes.txt").write_text("no image")
+    (root / "val" / "images").mkdir(parents=True)
+    for index, _ in enumerate(TEST, start=9):
+        (root / "val" / "images" / f"val_{index}.JPEG").write_bytes(encoded(index))
+    rows = [f"val_{index}.JPEG\t{CLASSES[label]}\t0\t0\t9\t9" for index, label in enumerate(TEST, start=9)]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    (root / "wnids.txt").write_text("cat\nant\nbee\n")
+    return Dataset(name="tiny_imagenet", path=str(root), size_px=8)
+
+
+def imagenet(name: str, classes: Sequence[str], root: Path) -> Dataset:
+    for part in ("train", "val"):
+        for label, wnid in enumerate(classes):
+            folder = root / part / wnid
+            folder.mkdir(parents=True, exist_ok=True)
+            for copy in range(2):
+                (folder / f"{copy}.JPEG").write_bytes(encoded(label))
+    (root / "test").mkdir()
+    (root / "test" / "ILSVRC2012_test_1.JPEG").write_bytes(encoded(0))
+    return Dataset(name=name, path=str(root), size_px=8)
+
+
 MAKE: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda root: Dataset(size_px=8),
     "parquet": parquet,
     "image_folder": image_folder,
+    "cifar10": partial(cifar_files, "cifar10"),
+    "cifar100": partial(cifar_files, "cifar100"),
+    "tiny_imagenet": tiny_imagenet,
+    "imagenet_1k": partial(imagenet, "imagenet_1k", CLASSES),
+    "imagenet_10": partial(imagenet, "imagenet_10", [*IMAGENET_10, "n00000001"]),
 }
+FOLDERS = ["image_folder", "tiny_imagenet"]
 
 
 @pytest.fixture(params=DATASETS)
@@ -125,10 +193,10 @@ def test_the_fingerprint_is_of_the_content_only(cfg: Dataset, tmp_path: Path) ->
     assert fingerprint(other) == one
 
 
-@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+@pytest.mark.parametrize("name", ["parquet", *FOLDERS])
 def test_the_fingerprint_changes_with_bytes_and_names(name: str, tmp_path: Path) -> None:
     cfg = MAKE[name](tmp_path)
-    files = sorted(file for file in tmp_path.rglob("t*/**/*") if file.suffix.lower() == ".png")
+    files = sorted(file for file in tmp_path.rglob("t*/**/*") if file.suffix.lower() in (".png", ".jpeg"))
     file = files[0] if files else tmp_path / "train-0.parquet"
     seen = {fingerprint(cfg)}
     data_before = file.read_bytes()

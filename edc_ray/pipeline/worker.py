@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from edc_ray.artifacts import Receipt, Store
+from edc_ray.artifacts import Artifact, Damaged, Receipt, Store, UnitFile
 from edc_ray.config import Runtime
 from edc_ray.core import data, models
 from edc_ray.pipeline import graph
@@ -101,13 +101,13 @@ class Inputs:
         files, size = artifact.units(), data.shard_images(cfg)
 
         def read(rows: Tensor) -> Tensor:
-            """Only these are read and decoded, in the order of the shards."""
+            """Only these are read, in the order of the shards, and decoded."""
             order = rows.argsort(stable=True)
             blobs: list[tuple[str, bytes | Tensor]] = []
             shards, counts = (rows[order] // size).unique_consecutive(return_counts=True)
             for shard, run in zip(shards.tolist(), rows[order].split(counts.tolist()), strict=True):
                 name = f"{part}-{shard:05d}"
-                found = artifact.read_rows(files[name], (run % size).tolist(), ["image"])["image"]
+                found = _rows(artifact, files, name, (run % size).tolist())["image"]
                 blobs += [(name, blob.as_py()) for blob in found]
             images = torch.empty((len(rows), 3, cfg.size_px, cfg.size_px), dtype=torch.uint8)
             images[order] = data.decoded(cfg, part, blobs, len(blobs), self.runtime.threads)
@@ -151,6 +151,15 @@ class Inputs:
         if self.runtime.labels == "inline":
             return None
         return self.store.artifact("relabel", dict(task.inputs)["relabel"]).read_table(page)[0]
+
+
+def _rows(artifact: Artifact, files: dict[str, UnitFile], name: str, rows: list[int]) -> pa.Table:
+    """Images of a shard. It may have been made anew since `files` were listed."""
+    try:
+        return artifact.read_rows(files[name], rows, ["image"])
+    except Damaged:
+        files |= artifact.units()
+        return artifact.read_rows(files[name], rows, ["image"])
 
 
 def pick_device(runtime: Runtime) -> torch.device:
