@@ -35,7 +35,6 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget() -> None:
-    graph._content.cache_clear()
     graph._looked.cache_clear()
 
 
@@ -122,7 +121,7 @@ def test_ingest_resumes_and_a_damaged_shard_is_found_when_some_rows_are_read(
     place.write_bytes(raw)
     with pytest.raises(Damaged, match=r"train-00001.*another checksum"):
         artifact.read_rows(file, [0], ["image"])
-    assert run(tmp_path, upto="init")[0].artifact("ingest", found["ingest"].key).verify() == []
+    assert run(tmp_path, upto="squeeze")[0].artifact("ingest", found["ingest"].key).verify() == []
     file = artifact.units()["train-00001"]
     Path(store.path(file.path)).unlink()
     with pytest.raises(Damaged, match="is missing"):
@@ -137,3 +136,23 @@ def test_the_rule_is_the_size_of_the_decoded_images() -> None:
     assert data.shard_images(large) == 891 and data.shards(large, found) == (57, 12)
     few = override(exp, {"dataset.size_px": 224, "dataset.limit": 10, "dataset.classes": ["cat"]}).dataset
     assert data.shards(few, data.listing(few)) == (0, 0)
+
+
+def test_alphabetical_init_takes_the_class_that_is_ith_by_name(tmp_path: Path) -> None:
+    """B18: the official list of ImageNet-10 is not alphabetical, the folders of its initial images are."""
+    change = {"dataset.classes": ["7", "1", "3"], "init.ipc": 2}
+    images = {}
+    for quirk in (False, True):
+        store, _, found = run(tmp_path, upto="init", **change | {"quirks.alphabetical_init": quirk})
+        images[quirk] = store.artifact("init", found["init"].key).read("all")[0]["images"].split(2)
+        real = Inputs(store, HOW, torch.device("cpu")).real(found["init"])
+    every = {
+        name: real.fit.bytes((real.fit_labels == i).nonzero().flatten())
+        for i, name in enumerate(real.classes)
+    }
+
+    def of(drawn: Tensor, name: str) -> bool:
+        return all(bool((every[name] == image).flatten(1).all(1).any()) for image in drawn)
+
+    assert [of(drawn, name) for drawn, name in zip(images[False], "713", strict=True)] == [True] * 3
+    assert [of(drawn, name) for drawn, name in zip(images[True], "137", strict=True)] == [True] * 3
