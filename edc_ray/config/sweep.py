@@ -18,6 +18,10 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = knob("auto", "of the tensors; auto = the GPU where there is one")
     threads: int = knob(1, "threads of a worker's tensor operations", low=1)
     groups_per_forward: int = knob(1, "groups optimised in one forward; also one unit of recover", low=1)
+    forward_images: int = knob(
+        1024, "most images in a forward that only labels or scores them; a quarter where statistics are kept",
+        low=4,
+    )  # fmt: skip
     labels: Literal["inline", "stream"] = knob(
         "inline", "the student's worker labels its views, or Ray Data does"
     )

@@ -118,17 +118,18 @@ def cross_entropies(
     label: int,
     size: int,
     normalization: tuple[Sequence[float], Sequence[float]],
+    together: int = 1024,
 ) -> Float[Tensor, " m"]:
     """Of the mean logits of models in eval mode; smaller images are set into a square of `size` px of the
-    mean colour, in its middle.
+    mean colour, in its middle. together: most images in one forward.
 
     Raises:
         FloatingPointError: a logit is not finite.
     """
     less = size - images.shape[-1]
     sides = (less // 2, less - less // 2)
-    pixels = pad(normalize(images, *normalization), sides * 2)
-    logits = torch.stack([model(pixels) for model in models]).mean(0)
+    parts = (pad(normalize(part, *normalization), sides * 2) for part in images.split(together))
+    logits = torch.cat([torch.stack([model(part) for model in models]).mean(0) for part in parts])
     if not bool(logits.isfinite().all()):
         raise FloatingPointError("the logits of init.scorers are not finite")
     return cross_entropy(logits, torch.full((len(images),), label, device=logits.device), reduction="none")

@@ -46,7 +46,10 @@ def _pools(job: Job) -> Callable[[int], init.Pool]:
 
     def pool(label: int) -> init.Pool:
         rows = (labels == label).nonzero().flatten()
-        score = partial(init.cross_entropies, models, label=label, size=real.size, normalization=norm)
+        score = partial(
+            init.cross_entropies, models, label=label, size=real.size, normalization=norm,
+            together=job.inputs.runtime.forward_images,
+        )  # fmt: skip
         return init.Pool(len(rows), lambda ids: real.fit.bytes(rows[ids]).to(device), score)
 
     return pool

@@ -14,9 +14,6 @@ from edc_ray.core.random import generator, seed_of
 from edc_ray.core.squeeze import fit_observer
 from edc_ray.pipeline.types import Job, Output, Step, Tensors, finite
 
-FORWARD_IMAGES = 256  # images in one forward of the statistics pass; part of the numbers' last bits
-
-
 # --- ingest -------------------------------------------------------------------------------------------------
 
 
@@ -88,7 +85,8 @@ def run_statistics(job: Job) -> Iterator[Step | Output]:
     images, labels = real.fit[picked], real.fit_labels[picked]
     pixels = views.augment(images, cfg.augment, generator("statistics", job.experiment.seed, shard))
     sums: dict[str, stats.Moments] = {}
-    chunks = list(zip(pixels.split(FORWARD_IMAGES), labels.split(FORWARD_IMAGES), strict=True))
+    together = job.inputs.runtime.forward_images // 4  # the inputs of all layers are kept
+    chunks = list(zip(pixels.split(together), labels.split(together), strict=True))
     for done, (chunk, chunk_labels) in enumerate(chunks):
         for name, model in observers.items():
             with torch.no_grad(), models.capture(model) as inputs:

@@ -19,6 +19,7 @@ from edc_ray.artifacts import Artifact, Damaged, Receipt, Store, UnitFile
 from edc_ray.config import Runtime
 from edc_ray.core import data, models
 from edc_ray.pipeline import graph
+from edc_ray.pipeline.memory import out_of_memory
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors
 
@@ -186,6 +187,7 @@ class Worker:
 
         Raises:
             FloatingPointError: a loss is not finite. Damaged: an input did not pass its check.
+            OutOfMemory: that of the GPU; names the field to lower.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.runtime.threads)
@@ -193,6 +195,8 @@ class Worker:
         torch.backends.cudnn.allow_tf32 = task.experiment.precision == "tf32"
         try:
             yield from self._run(task, unit, until)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(task, unit, self.runtime, str(error)) from None
         finally:
             torch.set_num_threads(threads)
 
