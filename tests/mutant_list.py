@@ -26,7 +26,8 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "RDED tiles the crops of one image side by side", CORE + "init.py",
-        "crops.unflatten(0, (factor, factor, -1))", "crops.unflatten(0, (-1, factor, factor)).permute(1, 2, 0, 3, 4, 5)",
+        "crops.unflatten(0, (factor, factor, -1))",
+        "crops.unflatten(0, (-1, factor, factor)).permute(1, 2, 0, 3, 4, 5)",
         "tests/test_init.py",
     ),
     Mutant(

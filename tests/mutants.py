@@ -1,4 +1,4 @@
-"""Seeded bugs, each with the tests that must catch it: `make mutants`, or `python -m tests.mutants [WORD ...]`.
+"""Seeded bugs, each with the tests that must catch it: `make mutants` or `python -m tests.mutants [WORD ...]`.
 
 Every mutant is put into a copy of the package, one at a time, and only the named tests run on it. One that
 survives, or whose text is no longer in its file, is a failure. tests/mutant_list.py has the list.
@@ -139,7 +139,8 @@ def main(words: Sequence[str]) -> int:
                     shutil.copy(ROOT / run.mutant.file, run.copy / run.mutant.file)
                 running.remove(run)
                 free.append(run.copy)
-    print(f"{len(chosen)} mutants in {(time.monotonic() - began) / 60:.1f} minutes, {good.count(False)} failures")
+    minutes = (time.monotonic() - began) / 60
+    print(f"{len(chosen)} mutants in {minutes:.1f} minutes, {good.count(False)} failures")
     return 0 if chosen and all(good) else 1
 
 

@@ -100,7 +100,7 @@ def test_a_pool_that_is_too_small_is_refused(kind: str) -> None:
 # --- drawn --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["real"])
+@pytest.mark.parametrize("kind", ["real", "folder"])
 def test_images_are_drawn_without_replacement_or_with(kind: str) -> None:
     images, _ = data()
     drawn = class_images(Init(kind=kind, ipc=60), pool(images), 0, 0)
@@ -159,7 +159,7 @@ def test_rded_is_the_plain_recipe(
     monkeypatch.setattr(init, "TOGETHER", 7)  # chunks change nothing
     images, _ = data(8)
     models = [network(0), network(1)]
-    noted = Noted(lambda crop: cross_entropies(models, crop, 2, 8, (MEAN, STD)))
+    noted = Noted(lambda crop: cross_entropies(models, 2, 8, (MEAN, STD), 5, crop))
     cfg = Init(kind="rded", ipc=2, mipc=mipc, crops=crops, factor=factor)
     got = class_images(cfg, pool(images, noted), 0, 0)
     every = list(torch.cat(noted.seen).split(crops))
@@ -222,7 +222,7 @@ def test_a_tile_is_one_crop(factor: int, rng: torch.Generator) -> None:
 
 def test_the_score_is_the_cross_entropy_of_the_mean_logits_in_the_middle_of_the_mean_colour() -> None:
     images, models = data(5)[0][:6], [network(seed) for seed in range(3)]
-    got = cross_entropies(models, images, 1, 8, (MEAN, STD))
+    got = cross_entropies(models, 1, 8, (MEAN, STD), 4, images)
     for image, value in zip(images, got, strict=True):
         normal = torch.zeros(3, 8, 8)
         for channel in range(3):
@@ -232,7 +232,7 @@ def test_the_score_is_the_cross_entropy_of_the_mean_logits_in_the_middle_of_the_
     assert not got.requires_grad
     broken = nn.Sequential(models[0], nn.Threshold(1e9, torch.nan))
     with pytest.raises(FloatingPointError, match=r"init\.scorers"):
-        cross_entropies([broken], images, 1, 8, (MEAN, STD))
+        cross_entropies([broken], 1, 8, (MEAN, STD), 4, images)
 
 
 @pytest.mark.parametrize(

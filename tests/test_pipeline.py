@@ -154,7 +154,7 @@ INPUTS: dict[str, list[str]] = {
     "evaluate": ["ingest", "recover", "relabel"],
 }  # fmt: skip
 READERS: dict[str, list[str]] = {  # the longest prefix of a path counts
-    "dataset": ["ingest"], "dataset.path": [],
+    "dataset": ["ingest"], "dataset.path": [], "init.path": [],
     "split": ["squeeze", "statistics", "init"], "squeeze": ["squeeze"], "statistics": ["statistics"],
     "init": ["init"], "recover": ["recover"], "relabel": ["relabel"],
     "evaluate": ["evaluate"], "evaluate.seeds": ["relabel", "evaluate"],
@@ -273,7 +273,7 @@ def test_two_stages_that_read_the_same_have_different_keys() -> None:
 def test_the_table_is_the_one_of_the_architecture() -> None:
     assert {name: list(row.inputs(tiny())) for name, row in STAGES.items()} == INPUTS
     declared = {path for row in STAGES.values() for path in row.reads(tiny())}
-    assert declared == set(READERS) - {"dataset.path"}
+    assert declared == set(READERS) - {"dataset.path", "init.path"}
 
 
 NARROW: list[tuple[dict[str, Any], dict[str, list[str]], set[str], set[str]]] = [
@@ -357,7 +357,6 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
 NOT_YET = {  # fields that nothing reads yet
     "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.augment.crop_min",
     "statistics.conv_variance", "statistics.batch_size", "statistics.augment.crop_min",
-    "init.path",
     "recover.matching.local_images", "recover.matching.families", "recover.matching.drop_rate",
     "recover.matching.reset", "recover.flatness.form", "recover.crop", "recover.crop_min_start",
     "recover.group_images", "recover.observers", "recover.observer_weights", "recover.visit",
@@ -366,11 +365,17 @@ NOT_YET = {  # fields that nothing reads yet
 }  # fmt: skip
 
 
-def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(store: Store) -> None:
+def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
+    store: Store, tmp_path: Path
+) -> None:
     """Else two different results would have one name; and a dead flag would have many."""
     used: set[str] = set()
     cheap = {"squeeze.epochs": 1, "evaluate.epochs": 1, "evaluate.reports": 1}
-    for changes, watched_stages in VARIANTS:
+    for digit in range(10):
+        (tmp_path / "start" / str(digit)).mkdir(parents=True)
+        (tmp_path / "start" / str(digit) / "one.png").write_bytes(picture(digit))
+    start: dict[str, Any] = {"init.kind": "folder", "init.path": str(tmp_path / "start")}
+    for changes, watched_stages in [*VARIANTS, (start, {"init"})]:
         experiment = override(tiny(), cheap | changes)
         found = run(experiment, store, STREAM, upto=max(watched_stages, key=list(STAGES).index))
         for task in (task for task in found if task.stage in watched_stages):
@@ -380,6 +385,7 @@ def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
                 assert isinstance(list(Worker(store, STREAM).run(watched, unit))[-1], Receipt)
             above = {task.stage, *dict(task.inputs)}
             declared = {path for stage in above for path in STAGES[stage].reads(experiment)}
+            declared |= {"dataset.path", "init.path"}  # the content is in the key instead
             strange = {p for p in seen if not any(p == d or p.startswith(d + ".") for d in declared)}
             assert strange <= {"precision"}, f"{task.stage} reads {strange}"  # the worker sets it for all
             used |= seen
@@ -602,13 +608,9 @@ def test_observers_choose_initial_images_from_the_training_part(done: Store) -> 
             net.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k != "logits"})
         for label in range(10):
             one = images[labels == label]
-            pool = init.Pool(
-                len(one),
-                one.__getitem__,
-                partial(
-                    init.cross_entropies, nets, label=label, size=8, normalization=(meta["mean"], meta["std"])
-                ),
-            )
+            norm = (meta["mean"], meta["std"])
+            score = partial(init.cross_entropies, nets, label, 8, norm, 1024)
+            pool = init.Pool(len(one), one.__getitem__, score)
             want = init.class_images(experiment.init, pool, 0, label)
             assert torch.equal(tensors(done, found["init"], "all")["images"][label : label + 1], want)
 

@@ -39,7 +39,10 @@ class Init:
         0.0, "images around this quantile of their class by cross-entropy; 0 = the easiest", 0, 1,
         when={"kind": "difficulty"}, search={"low": 0, "high": 1},
     )  # fmt: skip
-    path: str | None = knob(None, "folder with CLASS/FILE to start from", when={"kind": "folder"})
+    path: str | None = knob(
+        None, "folder with CLASS/FILE to start from; keys hold the hash of its content", hashed=False,
+        when={"kind": "folder"},
+    )  # fmt: skip
 
 
 @config

@@ -114,11 +114,11 @@ def difficulty(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ip
 @torch.no_grad()
 def cross_entropies(
     models: Sequence[nn.Module],
-    images: UInt8[Tensor, "m c h h"],
     label: int,
     size: int,
     normalization: tuple[Sequence[float], Sequence[float]],
-    together: int = 1024,
+    together: int,
+    images: UInt8[Tensor, "m c h h"],
 ) -> Float[Tensor, " m"]:
     """Of the mean logits of models in eval mode; smaller images are set into a square of `size` px of the
     mean colour, in its middle. together: most images in one forward.
@@ -172,6 +172,6 @@ def tile(crops: UInt8[Tensor, "m c h h"], factor: int) -> UInt8[Tensor, "n c s s
 
 
 INITS: dict[str, Callable[[Init, Pool, torch.Generator], Tensor]] = {
-    "real": draw, "noise": noise, "rded": rded, "difficulty": difficulty,
+    "real": draw, "noise": noise, "rded": rded, "difficulty": difficulty, "folder": draw,
 }  # fmt: skip
 SCORED = ("rded", "difficulty")  # rows whose pools need a score

@@ -4,13 +4,13 @@ A stage's function is a generator: it yields `Step`s where it can be interrupted
 It reads its inputs through `job.inputs` and touches nothing else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import nn
 
-from edc_ray.core import init, models, recover
+from edc_ray.core import data, init, models, recover
 from edc_ray.pipeline.observe import moments_of
 from edc_ray.pipeline.types import Job, Output, Step
 
@@ -27,44 +27,50 @@ def _classes(job: Job) -> range:
 
 
 def run_init(job: Job) -> Iterator[Step | Output]:
-    cfg, classes, pools, sources = job.experiment.init, _classes(job), _pools(job), _sources(job)
+    cfg, classes = job.experiment.init, _classes(job)
+    pool = _folder_pools(job) if cfg.kind == "folder" else _real_pools(job)
     made = list(job.saved["images"].split(cfg.ipc)) if job.saved else []
     for label in classes[len(made) :]:
-        made.append(init.class_images(cfg, pools(sources[label]), job.experiment.seed, label).cpu())
+        made.append(init.class_images(cfg, pool(label), job.experiment.seed, label).cpu())
         yield Step(len(made), len(classes), lambda: {"images": torch.cat(made)})
     yield Output({"images": torch.cat(made)})
 
 
-def _pools(job: Job) -> Callable[[int], init.Pool]:
-    """What each class starts from: real images of the training part, and who scores them."""
-    exp, real = job.experiment, job.inputs.real(job.task)
+def _real_pools(job: Job) -> Callable[[int], init.Pool]:
+    """Each class starts from its images of the training part; and who scores them."""
+    exp, real, together = job.experiment, job.inputs.real(job.task), job.inputs.runtime.forward_images
     labels, device, norm = real.fit_labels.cpu(), real.fit.device, (real.mean, real.std)
+    sources = [real.classes.index(name) for name in _start_classes(job)]
     models = list[nn.Module]()
     if exp.init.kind in init.SCORED:
         observers = job.inputs.observers(job.task)
         models = [observers[name] for name in exp.init.scorers or exp.squeeze.observers[:1]]
 
     def pool(label: int) -> init.Pool:
-        rows = (labels == label).nonzero().flatten()
-        score = partial(
-            init.cross_entropies, models, label=label, size=real.size, normalization=norm,
-            together=job.inputs.runtime.forward_images,
-        )  # fmt: skip
+        rows = (labels == sources[label]).nonzero().flatten()
+        score = partial(init.cross_entropies, models, sources[label], real.size, norm, together)
         return init.Pool(len(rows), lambda ids: real.fit.bytes(rows[ids]).to(device), score)
 
     return pool
 
 
-def _sources(job: Job) -> Sequence[int]:
-    """For each class, the one whose images it starts from: itself.
+def _folder_pools(job: Job) -> Callable[[int], init.Pool]:
+    """Each class starts from the images of its folder."""
+    start = data.start_listing(job.experiment.init.path, _start_classes(job))
+    size, threads = job.experiment.dataset.size_px, job.inputs.runtime.threads
+    return lambda label: init.Pool(
+        len(start.files[label]), lambda ids: start.read(label, ids.tolist(), size, threads)
+    )
+
+
+def _start_classes(job: Job) -> tuple[str, ...]:
+    """The name of the class whose images each class starts from: its own.
 
     With quirk B18, which lists the classes of the initial images by name whatever their order: the i-th one
     by name.
     """
     names = job.inputs.real(job.task).classes
-    if not job.experiment.quirks.alphabetical_init:
-        return range(len(names))
-    return sorted(range(len(names)), key=names.__getitem__)
+    return tuple(sorted(names)) if job.experiment.quirks.alphabetical_init else names
 
 
 def run_recover(job: Job) -> Iterator[Step | Output]:

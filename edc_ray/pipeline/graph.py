@@ -62,17 +62,17 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
 
 
 @functools.lru_cache(maxsize=64)
-def _looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Training images per class, and shards.
+def _looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], tuple[str, ...]]:
+    """Training images per class, shards, and the names of the classes.
 
     A sweep checks every value of every knob, hence the memory; and the disk is asked once a process.
     """
     found = data.listing(dataset)
-    return found.counts(), data.shards(dataset, found)
+    return found.counts(), data.shards(dataset, found), found.classes
 
 
 def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
-    counts, shards = _looked(experiment.dataset)
+    counts, shards, _ = _looked(experiment.dataset)
     kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
@@ -244,15 +244,15 @@ def check(experiment: Experiment) -> None:
         ConfigError: names the field, its value and what is legal.
     """
     check_names(experiment)
-    counts, _ = _looked(experiment.dataset)
+    counts, _, classes = _looked(experiment.dataset)
     data.require(experiment.dataset)
     least = min(count - data.held_out(count, experiment.split.val) for count in counts)
-    _check_init(experiment, least)
+    _check_init(experiment, classes, least)
     for name in (experiment.evaluate.student, *experiment.squeeze.observers):
         _check_size(name, len(counts), experiment.dataset.size_px)
 
 
-def _check_init(experiment: Experiment, least: int) -> None:
+def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
     """least: training images of the smallest class. Every experiment draws some, for its baseline."""
     cfg, kept = experiment.init, f"the smallest class keeps {least} training images"
     if cfg.ipc > least and not cfg.replacement:
@@ -264,6 +264,12 @@ def _check_init(experiment: Experiment, least: int) -> None:
         )
         legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
         raise ConfigError("init.ipc", cfg.ipc, legal)
+    if cfg.kind == "folder":
+        files = data.start_listing(cfg.path, classes).files
+        few, name = min((len(names), name) for name, names in zip(classes, files, strict=True))
+        if few < (wanted := init.needed(cfg)):
+            legal = f"must have {wanted} images of each class (init.ipc); of class {name} there are {few}"
+            raise ConfigError("init.path", cfg.path, legal)
 
 
 @functools.lru_cache(maxsize=256)

@@ -110,6 +110,13 @@ def _dataset_files(experiment: Experiment) -> str:
     return _fingerprint(experiment.dataset)
 
 
+_start_fingerprint = functools.lru_cache(maxsize=64)(data.start_fingerprint)
+
+
+def _start_files(experiment: Experiment) -> str | None:
+    return _start_fingerprint(experiment.init.path) if experiment.init.kind == "folder" else None
+
+
 STAGES: dict[str, Stage] = {
     "ingest": Stage(
         2, always("dataset"), always(), _image_units, run_ingest, finish_ingest, files=_dataset_files
@@ -122,7 +129,9 @@ STAGES: dict[str, Stage] = {
         1, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
-    "init": Stage(2, _init_reads, _init_inputs, _class_units, run_init, join_images),
+    "init": Stage(
+        2, _init_reads, _init_inputs, _class_units, run_init, join_images, files=_start_files
+    ),
     "recover": Stage(1, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
     "relabel": Stage(
         2, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),

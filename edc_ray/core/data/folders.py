@@ -115,14 +115,14 @@ def _some(names: Sequence[str]) -> str:
 
 def _class_by_class(root: Path, places: Sequence[str]) -> Files:
     """One folder of images for each class, one image of each class in turn."""
-    files = [_images(root, place) for place in places]
+    files = [images_in(root, place) for place in places]
     if empty := [place for place, names in zip(places, files, strict=True) if not names]:
         raise bad(root / empty[0], f"has no images ({', '.join(sorted(SUFFIXES))})")
     labels, turns = in_turn([len(names) for names in files])
     return Files(labels, [files[k][turn] for k, turn in zip(labels.tolist(), turns.tolist(), strict=True)])
 
 
-def _images(root: Path, place: str) -> list[str]:
+def images_in(root: Path, place: str) -> list[str]:
     """Images anywhere under a folder, hidden ones left out: names under root, sorted by their parts."""
     found = []
     for folder, inner, names in os.walk(root / place):
