@@ -1,4 +1,4 @@
-"""Seeded bugs, each with the tests that must catch it: `make mutants` or `python -m tests.mutants [WORD ...]`.
+"""Seeded bugs, each with the tests that must catch it. `make mutants`, or `python -m tests.mutants WORD ...`.
 
 Every mutant is put into a copy of the package, one at a time, and only the named tests run on it. One that
 survives, or whose text is no longer in its file, is a failure. tests/mutant_list.py has the list.

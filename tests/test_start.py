@@ -101,7 +101,7 @@ def test_a_name_in_the_store_hangs_on_the_content_of_the_folder_alone(tmp_path: 
     ("folders", "why"),
     [
         (dict.fromkeys("01234", 3), "has 5 class folders for 10 classes, and none named 5, 6, 7, 8, 9"),
-        (dict.fromkeys(DIGITS, 3) | {"7": 2}, "must have 3 images of each class (init.ipc); of class 7 there"),
+        (dict.fromkeys(DIGITS, 3) | {"7": 2}, "must have 3 images of each class (init.ipc); of class 7"),
         (dict.fromkeys("abcdefghij", 0), "of class 0 there are 0"),
     ],
 )  # fmt: skip
