@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import shutil
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_what_has_no_effect_or_is_at_its_least_is_not_named(
     least = Runtime(device="cpu")
     with pytest.raises(OutOfMemory, match=r": lower recover\.group_images \(now 5\); what is finished"):
         list(pipeline.Worker(finished, least).run(task, pipeline.units(task, least)[0]))
+
+
+def test_forward_images_bounds_every_forward_that_records_no_graph(
+    finished: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most so many images, a quarter of them in the statistics pass."""
+    seen, real = set[int](), torch.nn.functional.conv2d
+
+    def conv2d(images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            seen.add(len(images))
+        return real(images, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
+    small = replace(RUNTIME, forward_images=8)
+    for stage, most in {"squeeze": 8, "statistics": 2, "init": 8, "relabel": 8, "evaluate": 8}.items():
+        seen.clear()
+        task = task_of(stage)
+        list(pipeline.Worker(finished, small).run(task, pipeline.units(task, small)[0]))
+        assert max(seen) == most, stage
 
 
 def test_every_stage_has_its_fields() -> None:

@@ -20,10 +20,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 @torch.no_grad()
 def predict(
-    model: Callable[[Tensor], Tensor], images: Float[Tensor, "n c s s"] | Pixels
+    model: Callable[[Tensor], Tensor], images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES
 ) -> Float[Tensor, "n k"]:
-    """Logits; the model must be in eval mode."""
-    return torch.cat([model(chunk) for chunk in images.split(TEST_IMAGES)])
+    """Logits; the model must be in eval mode. together: images in one forward."""
+    return torch.cat([model(chunk) for chunk in images.split(together)])
 
 
 def top1(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:

@@ -87,10 +87,12 @@ def label_page(
     pixels: tuple[Sequence[float], Sequence[float]],
     seed: int,
     page: int,
+    together: int = FORWARD_IMAGES,
 ) -> Page:
     """Draw the page's views of the normalised images and label them.
 
     observers: those that label, in the order of `cfg.observer_weights`. pixels: as in `views.apply`.
+    together: most images in one forward, unless BatchNorm looks at the batch.
 
     Raises:
         FloatingPointError: a label is not finite, or does not fit fp16.
@@ -102,7 +104,7 @@ def label_page(
         with batch_statistics(observers):
             logits = mean_logits(observers, mixed.split(sizes), cfg.observer_weights)
     else:
-        logits = mean_logits(observers, mixed.split(FORWARD_IMAGES), cfg.observer_weights)
+        logits = mean_logits(observers, mixed.split(together), cfg.observer_weights)
     logits = logits.half().cpu()
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"labels of page {page} are not finite in half precision")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from edc_ray.config import Evaluate, Experiment
 from edc_ray.core import schedules, views
 from edc_ray.core.data import Pixels
-from edc_ray.core.fit import pack, parameter_groups, predict, unpack
+from edc_ray.core.fit import TEST_IMAGES, pack, parameter_groups, predict, unpack
 from edc_ray.core.losses import student_loss
 from edc_ray.core.random import fork_rng, seed_of
 from edc_ray.core.relabel import Page
@@ -190,7 +190,9 @@ class Student:
             self._draws = drawn()
         return logits
 
-    def predict(self, images: Float[Tensor, "n c s s"] | Pixels) -> Float[Tensor, "n k"]:
+    def predict(
+        self, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES
+    ) -> Float[Tensor, "n k"]:
         """Logits of the averaged weights, in eval mode; the student itself is not changed.
 
         Where its buffers are not averaged, BatchNorm reads those of the raw student (official).
@@ -198,6 +200,6 @@ class Student:
         weights = self.averages.value(self.step)
         self.model.eval()
         try:
-            return predict(lambda chunk: functional_call(self.model, weights, (chunk,)), images)
+            return predict(lambda chunk: functional_call(self.model, weights, (chunk,)), images, together)
         finally:
             self.model.train()

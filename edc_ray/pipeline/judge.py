@@ -25,14 +25,15 @@ def _label(job: Job, page: int) -> relabel.Page:
     observers = job.inputs.observers(job.task)
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
     images, (seed,) = job.inputs.start_images(job.task)[0], exp.evaluate.seeds
-    return relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page)
+    together = job.inputs.runtime.forward_images
+    return relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page, together)
 
 
 def run_evaluate(job: Job) -> Iterator[Step | Output]:
     """One student with one seed; inline or stored labels give it the same numbers."""
     exp, cfg, real = job.experiment, job.experiment.evaluate, job.inputs.real(job.task)
     images, labels = job.inputs.start_images(job.task)
-    (seed,) = cfg.seeds
+    (seed,), together = cfg.seeds, job.inputs.runtime.forward_images
     model = models.build(cfg.student, len(real.classes), real.size, seed_of("student", seed)).to(
         images.device
     )
@@ -43,7 +44,7 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     for step in student.advance(_pages(job, student.step, stop), stop):
         if step == reading[0]:
             reading.pop(0)
-            logits = finite(student.predict(real.judge), f"the student at step {step}")
+            logits = finite(student.predict(real.judge, together), f"the student at step {step}")
             accuracy = fit.top1(logits, real.judge_labels)
             if cfg.select == "best_val":  # what counts if the training ended here
                 best = reports[-1][1] if reports else -1.0
@@ -57,7 +58,7 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     if stop < total:
         return
     # Again: a resumed unit may have no step left to make.
-    logits = kept["best.logits"] if kept else student.predict(real.judge)
+    logits = kept["best.logits"] if kept else student.predict(real.judge, together)
     yield Output({"logits": logits.half()}, meta=_facts(job, reports, len(images)) | {"steps": total})
 
 

@@ -52,7 +52,7 @@ def run_squeeze(job: Job) -> Iterator[Step | Output]:
     )
     for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
         yield Step(epoch, cfg.epochs, pack)
-    logits = finite(fit.predict(model.eval(), real.judge), name)
+    logits = finite(fit.predict(model.eval(), real.judge, job.inputs.runtime.forward_images), name)
     meta = {"accuracy": fit.top1(logits, real.judge_labels), "split": real.judged}
     yield Output({f"model.{k}": v for k, v in model.state_dict().items()} | {"logits": logits}, meta=meta)
 
