@@ -15,6 +15,7 @@ from edc_ray import config, pipeline, space
 from edc_ray.artifacts import Store, pack_table
 from edc_ray.claim import Claim, interval
 from edc_ray.config import ConfigError, Experiment, Sweep
+from edc_ray.core import storage
 
 LEADERS = 10
 MAXIMUM = "maximum_over_reports_on_test"  # a fact of a student that was read at `report_epochs`
@@ -173,7 +174,7 @@ def images_png(claim: Claim) -> bytes:
     pictures, tasks = {}, {task.stage: task for task in pipeline.tasks(best)}
     for stage, title in (("init", "initial"), ("recover", "condensed")):
         tensors, _ = claim.store.artifact(stage, tasks[stage].key).read("all")
-        pictures[title] = grid(tensors["images"].numpy(), best.init.ipc)
+        pictures[title] = grid(storage.levels(tensors["images"]).numpy(), best.init.ipc)
     plt = _pyplot()
     height, width, _ = pictures["initial"].shape
     size = (2 * max(1.6, 6 * width / height) + 0.6, 6.5)

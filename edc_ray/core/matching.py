@@ -1,70 +1,185 @@
 """The statistical loss: moments of a group of images against those of the real ones (method.md 2.6).
 
-An observer's statistics are one flat vector: for each hooked layer the channel means and variances and, for a
-convolution, the patch means and variances. `Layout` says where each of these segments lies.
+An observer's statistics are one flat vector of segments: for each matched layer the means and the variances
+of its channels and, for a convolution, of its patches. `Layout` says where each of these segments lies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from edc_ray.config import Matching
+from edc_ray.config import Matching, Recover
 from edc_ray.core import models
-from edc_ray.core.stats import Moments, channel_moments, patch_moments, pooled, shares, within_image
+from edc_ray.core.stats import (
+    Moments,
+    Pair,
+    channel_moments,
+    merged,
+    patch_moments,
+    pooled,
+    shares,
+    whole,
+    within_image,
+)
 
-Norm = Callable[[Float[Tensor, "g d"]], Float[Tensor, " g"]]
+T = TypeVar("T")
+FAMILIES = ("bn", "channel", "patch")
+# Of segments of several widths, padded with zeros to the widest.
+Norm = Callable[[Float[Tensor, "g s w"], Float[Tensor, " s"]], Float[Tensor, "g s"]]
 
 
-def l2(difference: Float[Tensor, "g d"]) -> Float[Tensor, " g"]:
+def l2(difference: Float[Tensor, "g s w"], width: Float[Tensor, " s"]) -> Float[Tensor, "g s"]:
     """The unsquared norm (paper Eq. 5; official code)."""
-    return torch.linalg.vector_norm(difference, dim=1)
+    return torch.linalg.vector_norm(difference, dim=-1)
 
 
-def l2_squared(difference: Float[Tensor, "g d"]) -> Float[Tensor, " g"]:
+def l2_squared(difference: Float[Tensor, "g s w"], width: Float[Tensor, " s"]) -> Float[Tensor, "g s"]:
     """The squared norm, as in SRe2L's formula."""
-    return difference.square().sum(1)
+    return difference.square().sum(-1)
 
 
-def rms(difference: Float[Tensor, "g d"]) -> Float[Tensor, " g"]:
+def rms(difference: Float[Tensor, "g s w"], width: Float[Tensor, " s"]) -> Float[Tensor, "g s"]:
     """The norm per entry: layers of different width weigh alike."""
-    return l2(difference) / difference.shape[1] ** 0.5
+    return l2(difference, width) / width.sqrt()
 
 
 MATCHERS: dict[str, Norm] = {"l2": l2, "l2_squared": l2_squared, "rms": rms}
-CLASS_VARIANCES = {"pooled": pooled, "within_image": within_image}
+CLASS_VARIANCES = {"pooled": pooled, "within_image": within_image, "per_class": pooled}
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Segments of one observer's vector: their widths, and the layer each belongs to."""
+    """Where an observer's vector has what; all that a loss needs of it, made once.
 
-    widths: tuple[int, ...]
-    layers: tuple[int, ...]
+    layers: the matched ones, in hook order. owner: which segment is whose.
+    columns: the entries of each segment; where it has fewer, the vector's length, at which a 0 is put.
+    """
+
+    layers: tuple[models.Layer, ...]
+    owner: Bool[Tensor, "s l"]
+    width: Float[Tensor, " s"]
+    columns: Int[Tensor, "s w"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The images of one class in one group, for class_form per_class: a row of statistics each.
+
+    owner: the run of each image. group, label: of each run. share: p(c), its part of its group's images.
+    """
+
+    owner: Int[Tensor, " n"]
+    group: Int[Tensor, " r"]
+    label: Int[Tensor, " r"]
+    share: Float[Tensor, "g r"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one observer's statistics should be: of the whole data, and of each group's mix of labels."""
+    """What one observer's statistics should be: of the whole data, and of each group's classes.
+
+    by_class: a row for each group's mix of labels or, where there are `runs`, for each of them.
+    weight: w_l, of each layer.
+    """
 
     layout: Layout
+    weight: Float[Tensor, " l"]
     whole: Float[Tensor, "1 d"]
-    by_class: Float[Tensor, "g d"]
+    by_class: Float[Tensor, "r d"]
+    runs: Runs | None = None
+
+
+def moved(part: T, device: torch.device) -> T:
+    """A Target with all its tensors, or a part of it, on the device."""
+    if isinstance(part, Tensor):
+        return cast(T, part.to(device))
+    if not isinstance(part, Target | Layout | Runs):
+        return part
+    return replace(part, **{f.name: moved(getattr(part, f.name), device) for f in fields(part)})
+
+
+# --- what is matched ----------------------------------------------------------------------------------------
+
+
+def kinds(layer: models.Layer, families: Sequence[str]) -> tuple[str, ...]:
+    """Which statistics of the layer's input are matched: of its channels, of its patches."""
+    if layer.kind == "bn":
+        return ("channel",) if "bn" in families else ()
+    return tuple(kind for kind in ("channel", "patch") if kind in families)
+
+
+def matched(model: nn.Module, families: Sequence[str]) -> tuple[models.Layer, ...]:
+    """The hooked layers of which something is matched."""
+    return tuple(layer for layer in models.layers(model) if kinds(layer, families))
+
+
+def needed(cfg: Recover) -> bool:
+    """Whether the loss has a term that looks at layers."""
+    return cfg.iterations > 0 and (cfg.matching.weight > 0 or cfg.flatness.kind == "statistics")
+
+
+def layout(layers: Sequence[models.Layer], segments: Sequence[tuple[int, int]]) -> Layout:
+    """segments: the position of its layer, and the width, of each."""
+    widths = torch.tensor([width for _, width in segments], dtype=torch.long)
+    owner = torch.zeros(len(segments), len(layers), dtype=torch.bool)
+    for row, (index, _) in enumerate(segments):
+        owner[row, index] = True
+    places = torch.arange(int(widths.max()) if segments else 0)
+    columns = (widths.cumsum(0) - widths)[:, None] + places
+    columns = torch.where(places < widths[:, None], columns, int(widths.sum()))
+    return Layout(tuple(layers), owner, widths.float(), columns)
+
+
+def runs(labels: Int[Tensor, "g n"]) -> Runs:
+    """The classes of each group, in order."""
+    groups, n = labels.shape
+    classes = int(labels.max()) + 1
+    tags = (labels + classes * torch.arange(groups, device=labels.device)[:, None]).flatten()
+    found, owner, counts = tags.unique(return_inverse=True, return_counts=True)
+    group = found // classes
+    share = functional.one_hot(group, groups).T * (counts / n)
+    return Runs(owner, group, found % classes, share)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
 
 
 def measure(
-    inputs: Mapping[str, Tensor], layers: Sequence[models.Layer], groups: int, patch: int
-) -> Float[Tensor, "groups d"]:
-    """The statistics of each group; inputs: captured layer inputs of groups * n images."""
+    inputs: Mapping[str, Tensor],
+    layers: Sequence[models.Layer],
+    groups: int,
+    patch: int,
+    families: Sequence[str] = FAMILIES,
+    runs: Runs | None = None,
+) -> Float[Tensor, "rows d"]:
+    """The statistics of each group, then of each of the `runs`; at least one layer.
+
+    inputs: captured layer inputs of groups * n images.
+    """
     segments: list[Tensor] = []
     for layer in layers:
-        z = inputs[layer.name]
-        segments += channel_moments(z, groups)
-        if layer.kind == "conv":
-            segments += patch_moments(z, groups, patch)
+        for kind in kinds(layer, families):
+            z = inputs[layer.name]
+            if runs is None:
+                segments += _moments(z, kind, groups, patch)
+            else:
+                each = _moments(z, kind, len(z), patch)
+                by_group = merged(*each, runs.group[runs.owner], groups)
+                by_run = merged(*each, runs.owner, len(runs.group))
+                segments += [torch.cat(pair) for pair in zip(by_group, by_run, strict=True)]
     return torch.cat(segments, 1)
+
+
+def _moments(z: Tensor, kind: str, groups: int, patch: int) -> Pair:
+    return channel_moments(z, groups) if kind == "channel" else patch_moments(z, groups, patch)
+
+
+# --- targets ------------------------------------------------------------------------------------------------
 
 
 def target(
@@ -72,56 +187,94 @@ def target(
     moments: Mapping[str, Moments],
     labels: Int[Tensor, "g n"],
     cfg: Matching,
-    swap_patch: bool,
+    *,
+    local: Sequence[Mapping[str, Moments]] | None = None,
+    swap_patch: bool = False,
+    double_conv: bool = False,
 ) -> Target:
-    """Targets of one observer for groups with these labels.
+    """Targets of one observer for groups with these labels, on the CPU; empty where no layer is matched.
 
-    BatchNorm layers match the running statistics as global ones (method.md 2.3). swap_patch: quirk B2.
-
-    Raises:
-        ValueError: the observer has neither a convolution nor a BatchNorm layer.
+    BatchNorm layers match the running statistics as global ones (method.md 2.3).
+    local: for each group the moments of its own real images, with class_form local.
+    swap_patch, double_conv: quirks B2 and B4.
     """
-    layers = models.layers(model)
-    if not layers:
-        raise ValueError("no convolution and no BatchNorm layer: there is nothing to match")
-    classes = len(next(iter(moments.values())).count)
-    mix = torch.nn.functional.one_hot(labels, classes).double().mean(1)
-    variance, whole, owners = CLASS_VARIANCES[cfg.class_form], [], []
-    by_class: list[Tensor] = []
+    layers, of_runs = matched(model, cfg.families), None
+    if cfg.class_form == "per_class":
+        of_runs = runs(labels)
+        labels = of_runs.label[:, None]
+    far, near, segments = [], [], []  # type: tuple[list[Tensor], list[Tensor], list[tuple[int, int]]]
     for index, layer in enumerate(layers):
         m = moments[layer.name]
-        norm = model.get_submodule(layer.name)
-        if (
-            isinstance(norm, nn.BatchNorm2d)
-            and norm.running_mean is not None
-            and norm.running_var is not None
-        ):
-            whole += [norm.running_mean[None].double().cpu(), norm.running_var[None].double().cpu()]
-        else:
-            whole += pooled(m, shares(m), "channel")
-        by_class += variance(m, mix, "channel")
-        if layer.kind == "conv":
-            whole += pooled(m, shares(m), "patch")
-            patch = variance(m, mix, "patch")
-            by_class += reversed(patch) if swap_patch else patch
-        owners += [index] * (4 if layer.kind == "conv" else 2)
-    layout = Layout(tuple(part.shape[1] for part in by_class), tuple(owners))
-    return Target(layout, torch.cat(whole, 1).float(), torch.cat(by_class, 1).float())
+        for kind in kinds(layer, cfg.families):
+            scale = 2 if double_conv and layer.kind == "conv" else 1
+            far += [scale * part for part in _global(model.get_submodule(layer.name), m, kind)]
+            if local is None:
+                mix = functional.one_hot(labels, len(m.count)).double().mean(1)
+                pair = CLASS_VARIANCES[cfg.class_form](m, mix, kind)
+            else:
+                pair = _local([each[layer.name] for each in local], kind)
+            near += reversed(pair) if swap_patch and kind == "patch" else pair
+            segments += [(index, part.shape[1]) for part in pair]
+    weight = torch.ones(len(layers))
+    weight[:1] = cfg.first_multiplier
+    by_class = torch.cat(near, 1).float() if near else torch.zeros(len(labels), 0)
+    whole = torch.cat(far, 1).float() if far else torch.zeros(1, 0)
+    return Target(layout(layers, segments), weight, whole, by_class, of_runs)
 
 
-def residuals(difference: Float[Tensor, "g d"], layout: Layout, norm: Norm) -> Float[Tensor, "g layers"]:
-    """Sum of the norms of each layer's segments."""
-    per_segment = torch.stack([norm(part) for part in difference.split(list(layout.widths), 1)], 1)
-    owner = torch.tensor(layout.layers, device=difference.device)
-    return per_segment.new_zeros(len(difference), layout.layers[-1] + 1).index_add(1, owner, per_segment)
+def _global(module: nn.Module, m: Moments, kind: str) -> Pair:
+    if (
+        isinstance(module, nn.BatchNorm2d)
+        and module.running_mean is not None
+        and module.running_var is not None
+    ):
+        return module.running_mean[None].double().cpu(), module.running_var[None].double().cpu()
+    return whole(m, kind)
 
 
-def loss(statistics: Float[Tensor, "g d"], goal: Target, cfg: Matching) -> Float[Tensor, " g"]:
-    """sum_l w_l ((1 - a) R_global + a R_class), with a = class_weight and w_0 = first_multiplier, w_l = 1."""
-    norm, a = MATCHERS[cfg.loss], cfg.class_weight
-    layers = (1 - a) * residuals(statistics - goal.whole, goal.layout, norm)
-    layers = layers + a * residuals(statistics - goal.by_class, goal.layout, norm)
-    return layers.sum(1) + (cfg.first_multiplier - 1) * layers[:, 0]
+def _local(groups: Sequence[Moments], kind: str) -> Pair:
+    mean, var = zip(*(pooled(m, shares(m), kind) for m in groups), strict=True)
+    return torch.cat(mean), torch.cat(var)
+
+
+# --- the loss -----------------------------------------------------------------------------------------------
+
+
+def residuals(difference: Float[Tensor, "g d"], at: Layout, norm: Norm) -> Float[Tensor, "g l"]:
+    """Sum of the norms of each layer's segments; all segments in a few operations (method.md 7.2, W2)."""
+    padded = functional.pad(difference, (0, 1)).index_select(1, at.columns.flatten())
+    per_segment = norm(padded.unflatten(1, at.columns.shape), at.width)
+    return (per_segment[:, :, None] * at.owner).sum(1)
+
+
+def distance(
+    one: Float[Tensor, "g d"], other: Float[Tensor, "#g d"], goal: Target, cfg: Matching
+) -> Float[Tensor, " g"]:
+    """sum_l w_l R_l of the difference, with w_0 = first_multiplier and w_l = 1."""
+    return (residuals(one - other, goal.layout, MATCHERS[cfg.loss]) * goal.weight).sum(1)
+
+
+def loss(
+    statistics: Float[Tensor, "rows d"],
+    goal: Target,
+    cfg: Matching,
+    keep: Bool[Tensor, "g l"] | None = None,
+) -> Float[Tensor, " g"]:
+    """sum_l w_l ((1 - a) R_global + a R_class), a = class_weight, over the layers that a group keeps.
+
+    R_class is one term for the group's mix of labels or, with `runs`, sum_c p(c) R_c (Eq. 5, P1).
+    """
+    a, rows = cfg.class_weight, len(goal.by_class)
+    groups = len(statistics) - (rows if goal.runs else 0)
+    difference = torch.cat([statistics[:groups] - goal.whole, statistics[-rows:] - goal.by_class])
+    layers = residuals(difference, goal.layout, MATCHERS[cfg.loss]) * goal.weight
+    if keep is not None:
+        layers = layers * torch.cat([keep, keep if goal.runs is None else keep[goal.runs.group]])
+    far, near = layers.sum(1).split([groups, rows])
+    if goal.runs is not None:
+        share = goal.runs.share
+        near = torch.where(share > 0, share * near, 0).sum(1)  # a run that is not finite is its group's alone
+    return (1 - a) * far + a * near
 
 
 def straight_through(

@@ -5,12 +5,17 @@ class with the squares of the means, they give every form of class statistic, fo
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from edc_ray.core import models
+
+Pair = tuple[Tensor, Tensor]  # mean and variance, each (rows, d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +23,24 @@ class Moments:
     """Sums over the images of each class, float64. `a + b` merges two sets of images.
 
     count: images per class. channel, patch: sums of (mean, mean squared, variance) per channel or cell.
+    channel_batches, patch_batches: sums over batches of images * (mean, variance), for the official average
+    over batches (method.md 2.3).
     """
 
     count: Float[Tensor, " k"]
     channel: Float[Tensor, "k 3 c"]
     patch: Float[Tensor, "k 3 p"]
+    channel_batches: Float[Tensor, "2 c"] | None = None
+    patch_batches: Float[Tensor, "2 p"] | None = None
 
     def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.count + other.count, self.channel + other.channel, self.patch + other.patch)
+        sums = {name: value + getattr(other, name) for name, value in self.tensors().items()}
+        return Moments(**sums)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums that there are, by the name of their field."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def cells(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c u v i j"]:
@@ -55,20 +70,75 @@ def patch_moments(
     return mean.flatten(1), var.flatten(1)
 
 
+def merged(
+    mean: Float[Tensor, "n d"], var: Float[Tensor, "n d"], owner: Int[Tensor, " n"], rows: int
+) -> Pair:
+    """Mean and variance of the union of equally large sets that have the same owner, 0 to rows - 1.
+
+    Law of total variance: the mean variance inside a set and the variance of the sets' means. Summed in
+    float64, which no precision of matrix products touches.
+    """
+    member = functional.one_hot(owner, rows).double()
+    share = (member / member.sum(0)).T
+    total = share @ mean.double()
+    spread = var.double() + (mean.double() - total[owner]).square()
+    return total.to(mean.dtype), (share @ spread).to(var.dtype)
+
+
 def class_moments(
-    z: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], classes: int, patch: int
+    z: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    classes: int,
+    patch: int,
+    batch_size: int | None = None,
 ) -> Moments:
-    """The sums of these images: each image is its own group, added to its class in float64."""
+    """The sums of these images: each image is its own group, added to its class in float64.
 
-    def add(mean: Tensor, var: Tensor) -> Tensor:
-        rows = torch.stack([mean, mean.square(), var], 1).double()
-        return torch.zeros(classes, *rows.shape[1:], dtype=torch.float64, device=z.device).index_add_(
-            0, labels, rows
-        )
-
+    batch_size: also average over consecutive batches of so many images; the last may be smaller.
+    """
     z = z.double()  # squares of float32 means lose the small variances
     count = torch.bincount(labels, minlength=classes).double()
-    return Moments(count, add(*channel_moments(z, len(z))), add(*patch_moments(z, len(z), patch)))
+    sums, batches = [], []
+    for mean, var in (channel_moments(z, len(z)), patch_moments(z, len(z), patch)):
+        rows = torch.stack([mean, mean.square(), var], 1)
+        empty = torch.zeros(classes, *rows.shape[1:], dtype=torch.float64, device=z.device)
+        sums.append(empty.index_add_(0, labels, rows))
+        if batch_size is not None:
+            owner = torch.arange(len(z), device=z.device) // batch_size
+            pair = torch.stack(merged(mean, var, owner, math.ceil(len(z) / batch_size)))
+            batches.append((pair * owner.bincount()[:, None]).sum(1))
+    return Moments(count, *sums, *batches)
+
+
+def observe(
+    model: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    classes: int,
+    patch: int,
+    batch_size: int | None = None,
+) -> dict[str, Moments]:
+    """`class_moments` of the input of every hooked layer, in one forward; layer name -> Moments."""
+    with torch.no_grad(), models.capture(model) as inputs:
+        model(images)
+    return {name: class_moments(z, labels, classes, patch, batch_size) for name, z in inputs.items()}
+
+
+def add(total: Mapping[str, Moments], more: Mapping[str, Moments]) -> dict[str, Moments]:
+    """Layer by layer; `total` may be empty."""
+    return {name: total[name] + m for name, m in more.items()} if total else dict(more)
+
+
+def whole(moments: Moments, kind: str) -> tuple[Float[Tensor, "1 d"], Float[Tensor, "1 d"]]:
+    """The global statistics: over all pixels of all images or, where it was summed, the average over batches.
+
+    That average leaves out how the batches' means differ (official, method.md 2.3). kind: "channel", "patch".
+    """
+    batches: Tensor | None = getattr(moments, f"{kind}_batches")
+    if batches is None:
+        return pooled(moments, shares(moments), kind)
+    mean, var = (batches / moments.count.sum())[:, None]
+    return mean, var
 
 
 def pooled(

@@ -4,17 +4,19 @@ A stage's function is a generator: it yields `Step`s where it can be interrupted
 It reads its inputs through `job.inputs` and touches nothing else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
-from edc_ray.core import data, init, models, recover
+from edc_ray.core import data, init, models, recover, stats, storage, views
+from edc_ray.core.random import generator
 from edc_ray.pipeline.observe import moments_of
 from edc_ray.pipeline.types import Job, Output, Step
 
 CLASSES_PER_UNIT = 100  # of init, whose classes are independent
+DRAWN = 256  # real images of class_form local whose augmentations are drawn together
 
 
 # --- init and recover ---------------------------------------------------------------------------------------
@@ -74,42 +76,71 @@ def _start_classes(job: Job) -> tuple[str, ...]:
 
 
 def run_recover(job: Job) -> Iterator[Step | Output]:
+    """Groups that go through one forward or, where one takes over from another, in turn."""
     if job.experiment.recover.iterations == 0:
-        yield _kept(job)
+        yield _stored(job, _unmoved(job))
         return
-    exp, real = job.experiment, job.inputs.real(job.task)
+    exp, cfg = job.experiment, job.experiment.recover
     first, last = (int(part) for part in job.unit.removeprefix("groups-").split("-"))
-    groups = recover.cut(len(real.classes), exp.recover.classes_per_group)[first : last + 1]
-    start = job.inputs.all("init", job.task)["images"]
-    start = start[groups[0].classes.start * exp.init.ipc : groups[-1].classes.stop * exp.init.ipc]
-    observers = job.inputs.observers(job.task)
+    groups = recover.cut(cfg, job.task.classes, exp.init.ipc)[first : last + 1]
+    start = job.inputs.all("init", job.task)["images"][groups[0].images.start : groups[-1].images.stop]
+    turns = [groups] if cfg.matching.reset else [[group] for group in groups]
+    chain = recover.Chain([partial(_problem, job, turn) for turn in turns], start, job.saved)
+    for done in chain.steps():
+        yield Step(done, len(turns) * cfg.iterations, chain.pack)
+    yield _stored(job, chain.images)
+
+
+def _problem(job: Job, groups: Sequence[recover.Group]) -> recover.Problem:
+    exp, real, every = job.experiment, job.inputs.real(job.task), job.inputs.observers(job.task)
+    chosen = {name: every[name] for name in exp.recover.observers or every}
     moments = moments_of(job.inputs.all("statistics", job.task))
     per_observer = [
         {layer.name: moments[f"{name}/{layer.name}"] for layer in models.layers(model)}
-        for name, model in observers.items()
+        for name, model in chosen.items()
     ]
-    problem = recover.problem(
-        exp, groups, list(observers.values()), per_observer, (real.mean, real.std), real.fit.device
+    local = None
+    if exp.recover.matching.class_form == "local":
+        by_group = [_local_moments(job, group, chosen) for group in groups]
+        local = [[found[name] for found in by_group] for name in chosen]
+    return recover.problem(
+        exp, groups, list(chosen.values()), per_observer, (real.mean, real.std), real.fit.device, local
     )
-    state = recover.begin(problem, start, job.saved)
-    for now in recover.synthesize(problem, state):
-        yield Step(now.iteration, exp.recover.iterations, now.pack)
-    yield Output({"images": recover.finished(problem, state)})
 
 
-def _kept(job: Job) -> Output:
-    """The initial images of the unit's classes, as they are."""
+def _local_moments(
+    job: Job, group: recover.Group, observers: Mapping[str, nn.Module]
+) -> dict[str, dict[str, stats.Moments]]:
+    """What each observer sees of real images of the group's classes, augmented as for the statistics."""
+    exp, real, together = job.experiment, job.inputs.real(job.task), job.inputs.runtime.forward_images // 4
+    seeds, cfg = (exp.seed, exp.init.seed), exp.statistics
+    picks = recover.local_picks(real.fit_labels.cpu(), group, exp.recover.matching.local_images, seeds)
+    total: dict[str, dict[str, stats.Moments]] = {name: {} for name in observers}
+    for i, part in enumerate(picks.split(DRAWN)):
+        rng = generator("local views", *seeds, group.index, i)
+        for images in views.augment(real.fit[part], cfg.augment, rng).split(together):
+            labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+            for name, model in observers.items():
+                total[name] = stats.add(total[name], stats.observe(model, images, labels, 1, cfg.patch))
+    return total
+
+
+def _unmoved(job: Job) -> torch.Tensor:
+    """The initial images of the unit's classes."""
     classes, ipc = _classes(job), job.experiment.init.ipc
-    start = job.inputs.all("init", job.task)["images"]
-    return Output({"images": start[classes.start * ipc : classes.stop * ipc]})
+    return job.inputs.all("init", job.task)["images"][classes.start * ipc : classes.stop * ipc]
+
+
+def _stored(job: Job, images: torch.Tensor) -> Output:
+    kept, size = storage.store(images, job.experiment.recover)
+    return Output({"images": kept}, meta={"bytes": size})
 
 
 def join_images(job: Job) -> Iterator[Step | Output]:
     """The units' images in class-major order, with their labels."""
-    units = [
-        job.inputs.unit(job.task.stage, job.task.key, name)[0] for name in job.inputs.unit_names(job.task)
-    ]
-    images = torch.cat([tensors["images"] for tensors in units])
+    units = [job.inputs.unit(job.task.stage, job.task.key, name) for name in job.inputs.unit_names(job.task)]
+    images = torch.cat([tensors["images"] for tensors, _ in units])
+    size = sum(meta.get("bytes", tensors["images"].nbytes) for tensors, meta in units)
     ipc = job.experiment.init.ipc
     labels = torch.arange(len(images) // ipc).repeat_interleave(ipc)
-    yield Output({"images": images, "labels": labels}, meta={"images": len(images), "bytes": images.nbytes})
+    yield Output({"images": images, "labels": labels}, meta={"images": len(images), "bytes": size})

@@ -13,7 +13,7 @@ from typing import Any
 from edc_ray import config
 from edc_ray.artifacts import Artifact, Damaged, Missing, Store
 from edc_ray.config import ConfigError, Experiment, Runtime
-from edc_ray.core import data, init, losses, matching, models, schedules, views
+from edc_ray.core import data, init, losses, matching, models, recover, schedules, views
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Report, Task
 
@@ -279,8 +279,11 @@ def _check_size(model: str, classes: int, size_px: int) -> None:
 
 def _recover_note(experiment: Experiment, classes: int) -> str:
     cfg, notes = experiment.recover, []
-    if classes <= cfg.classes_per_group:
-        notes.append("one group: nothing to shard (recover.classes_per_group)")
+    if len(recover.cut(cfg, classes, experiment.init.ipc)) == 1:
+        field = "group_images" if cfg.group_images else "classes_per_group"
+        notes.append(f"one group: nothing to shard (recover.{field})")
+    elif not cfg.matching.reset:
+        notes.append("groups follow on each other: nothing to shard (recover.matching.reset)")
     if cfg.flatness.kind == "sam":
         notes.append("SAM: two forwards and backwards an iteration")
     return "; ".join(notes)

@@ -84,17 +84,18 @@ def run_statistics(job: Job) -> Iterator[Step | Output]:
     picked = slice(shard * cfg.shard_images, (shard + 1) * cfg.shard_images)
     images, labels = real.fit[picked], real.fit_labels[picked]
     pixels = views.augment(images, cfg.augment, generator("statistics", job.experiment.seed, shard))
+    batch = cfg.batch_size if cfg.conv_variance == "per_batch" else None
     sums: dict[str, stats.Moments] = {}
     together = job.inputs.runtime.forward_images // 4  # the inputs of all layers are kept
+    if batch is not None:
+        together = max(1, together // batch) * batch  # whole batches
     chunks = list(zip(pixels.split(together), labels.split(together), strict=True))
     for done, (chunk, chunk_labels) in enumerate(chunks):
+        found: dict[str, stats.Moments] = {}
         for name, model in observers.items():
-            with torch.no_grad(), models.capture(model) as inputs:
-                model(chunk)
-            for layer in models.layers(model):
-                moments = stats.class_moments(inputs[layer.name], chunk_labels, len(real.classes), cfg.patch)
-                where = f"{name}/{layer.name}"
-                sums[where] = sums[where] + moments if where in sums else moments
+            seen = stats.observe(model, chunk, chunk_labels, len(real.classes), cfg.patch, batch)
+            found |= {f"{name}/{layer}": moments for layer, moments in seen.items()}
+        sums = stats.add(sums, found)
         yield Step(done + 1, len(chunks))
     yield Output(_flat(sums), meta={"images": len(images)})
 
@@ -104,17 +105,18 @@ def finish_statistics(job: Job) -> Iterator[Step | Output]:
     total: dict[str, stats.Moments] = {}
     for unit in job.inputs.unit_names(job.task):
         part = moments_of(job.inputs.unit(job.task.stage, job.task.key, unit)[0])
-        total = {where: total[where] + m for where, m in part.items()} if total else part
+        total = stats.add(total, part)
     yield Output(_flat(total))
 
 
 def _flat(sums: dict[str, stats.Moments]) -> Tensors:
-    return {f"{where}:{f}": getattr(m, f) for where, m in sums.items() for f in ("count", "channel", "patch")}
+    return {f"{where}:{name}": tensor for where, m in sums.items() for name, tensor in m.tensors().items()}
 
 
 def moments_of(tensors: Tensors) -> dict[str, stats.Moments]:
     """'observer/layer' -> Moments, from a unit of statistics."""
-    places = dict.fromkeys(name.rsplit(":", 1)[0] for name in tensors)
-    return {
-        at: stats.Moments(*(tensors[f"{at}:{f}"] for f in ("count", "channel", "patch"))) for at in places
-    }
+    found: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        where, field = name.rsplit(":", 1)
+        found.setdefault(where, {})[field] = tensor
+    return {where: stats.Moments(**sums) for where, sums in found.items()}

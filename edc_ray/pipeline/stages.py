@@ -38,16 +38,18 @@ def _class_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 
 
 def _group_units(task: Task, runtime: Runtime, until: float) -> list[str]:
-    """Runs of equally large groups that go through one forward; without iterations there are no groups."""
-    if task.experiment.recover.iterations == 0:
+    """Runs of equally large groups that go through one forward; all groups where one takes over from another.
+
+    Without iterations there are no groups.
+    """
+    cfg = task.experiment.recover
+    if cfg.iterations == 0:
         return _class_units(task, runtime, until)
-    runs: list[list[recover.Group]] = []
-    for group in recover.cut(task.classes, task.experiment.recover.classes_per_group):
-        if (
-            runs
-            and len(runs[-1]) < runtime.groups_per_forward
-            and len(runs[-1][0].classes) == len(group.classes)
-        ):
+    groups = recover.cut(cfg, task.classes, task.experiment.init.ipc)
+    runs = [groups[:1]]
+    for group in groups[1:]:
+        alike = len(runs[-1][0].images) == len(group.images)
+        if not cfg.matching.reset or (alike and len(runs[-1]) < runtime.groups_per_forward):
             runs[-1].append(group)
         else:
             runs.append([group])

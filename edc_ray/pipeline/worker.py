@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edc_ray.artifacts import Artifact, Damaged, Receipt, Store, UnitFile
 from edc_ray.config import Runtime
-from edc_ray.core import data, models
+from edc_ray.core import data, models, storage
 from edc_ray.pipeline import graph
 from edc_ray.pipeline.memory import out_of_memory
 from edc_ray.pipeline.stages import STAGES
@@ -143,9 +143,8 @@ class Inputs:
     def start_images(self, task: Task) -> tuple[Tensor, Tensor]:
         """(normalised condensed images, labels), as stored, on the device."""
         real, tensors = self.real(task), self.all("recover", task)
-        return data.normalize(tensors["images"], real.mean, real.std).to(self.device), tensors["labels"].to(
-            self.device
-        )
+        images = storage.normalized(tensors["images"], real.mean, real.std)
+        return images.to(self.device), tensors["labels"].to(self.device)
 
     def label_table(self, task: Task, page: str) -> pa.Table | None:
         """A stored page of labels; None where they are made inline."""
