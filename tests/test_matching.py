@@ -1,21 +1,26 @@
 """The statistical loss against the formulas of method.md 2.6, written out layer by layer."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edc_ray.config import Matching
+from edc_ray.config import Matching, override
 from edc_ray.core import models
 from edc_ray.core.matching import (
-    CLASS_VARIANCES,
+    FAMILIES,
     MATCHERS,
     Layout,
     Target,
+    layout,
     loss,
+    matched,
     measure,
     residuals,
+    runs,
     straight_through,
     target,
 )
@@ -24,6 +29,7 @@ from edc_ray.core.stats import Moments, class_moments
 
 CLASSES, PATCH, SIZE = 3, 4, 8
 CFG = Matching()
+VARIANCES = ("pooled", "within_image")
 
 
 def network() -> nn.Sequential:
@@ -86,9 +92,18 @@ def mean_of(rows: list[list[Tensor]]) -> list[Tensor]:
 # --- norms --------------------------------------------------------------------------------------------------
 
 
+def normed(name: str, difference: Tensor) -> Tensor:
+    """Of one segment, as wide as the rows."""
+    whole = MATCHERS[name](difference[:, None], torch.tensor([float(difference.shape[1])]))
+    padded = torch.cat([difference, torch.zeros(len(difference), 3)], 1)[:, None]
+    other = MATCHERS[name](padded, torch.tensor([float(difference.shape[1])]))
+    torch.testing.assert_close(whole, other)  # what a narrow segment is filled up with does not count
+    return whole[:, 0]
+
+
 @pytest.mark.parametrize("name", MATCHERS)
 def test_zero_for_equal_statistics_and_only_for_them(name: str) -> None:
-    norm, difference = MATCHERS[name], torch.zeros(3, 5)
+    norm, difference = partial(normed, name), torch.zeros(3, 5)
     assert not norm(difference).any()
     for entry in range(5):
         changed = difference.clone()
@@ -100,14 +115,14 @@ def test_zero_for_equal_statistics_and_only_for_them(name: str) -> None:
 def test_the_gradient_is_finite_also_where_nothing_differs(name: str, rng: torch.Generator) -> None:
     for difference in (torch.zeros(2, 4), torch.randn((2, 4), generator=rng)):
         leaf = difference.clone().requires_grad_()
-        MATCHERS[name](leaf).sum().backward()
+        normed(name, leaf).sum().backward()
         assert leaf.grad is not None and leaf.grad.isfinite().all()
         assert bool(leaf.grad.any()) is bool(difference.any())
 
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_norms_grow_with_the_difference_and_take_groups_apart(name: str, rng: torch.Generator) -> None:
-    norm, difference = MATCHERS[name], torch.randn((4, 6), generator=rng)
+    norm, difference = partial(normed, name), torch.randn((4, 6), generator=rng)
     torch.testing.assert_close(norm(difference), torch.cat([norm(row) for row in difference.split(1)]))
     torch.testing.assert_close(norm(2 * difference), (4 if name == "l2_squared" else 2) * norm(difference))
     torch.testing.assert_close(norm(difference), norm(-difference.flip(1)))
@@ -115,14 +130,14 @@ def test_norms_grow_with_the_difference_and_take_groups_apart(name: str, rng: to
 
 @pytest.mark.parametrize("name, want", [("l2", 5.0), ("l2_squared", 25.0), ("rms", 2.5)])
 def test_norms_of_three_and_four(name: str, want: float) -> None:
-    torch.testing.assert_close(MATCHERS[name](torch.tensor([[0.0, 3, -4, 0]])), torch.tensor([want]))
+    torch.testing.assert_close(normed(name, torch.tensor([[0.0, 3, -4, 0]])), torch.tensor([want]))
 
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_the_order_of_images_in_a_group_does_not_matter(name: str, rng: torch.Generator) -> None:
     model, cfg = network(), replace(CFG, loss=name)
     images, _, moments = real(model, rng)
-    goal = target(model, moments, torch.zeros(2, 6, dtype=torch.long), cfg, False)
+    goal = target(model, moments, torch.zeros(2, 6, dtype=torch.long), cfg)
     mixed = torch.cat([part[torch.randperm(6, generator=rng)] for part in images.split(6)])
     layers = models.layers(model)
     a, b = (loss(measure(seen(model, z), layers, 2, PATCH), goal, cfg) for z in (images, mixed))
@@ -137,9 +152,10 @@ def test_a_vector_is_the_layers_segments_in_their_order(rng: torch.Generator) ->
     images, labels, moments = real(model, rng)
     want = segments(model, images)
     torch.testing.assert_close(measure(seen(model, images), models.layers(model), 1, PATCH), flat(want))
-    layout = target(model, moments, labels[None], CFG, False).layout
-    assert layout.widths == tuple(len(part) for part in want)
-    assert layout.layers == (0, 0, 0, 0, 1, 1, 2, 2, 2, 2)
+    at = target(model, moments, labels[None], CFG).layout
+    assert at.width.tolist() == [len(part) for part in want]
+    assert at.owner.nonzero()[:, 1].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert [layer.name for layer in at.layers] == ["0", "1", "3"]
 
 
 @pytest.mark.parametrize("groups", [2, 3, 12])
@@ -155,7 +171,7 @@ def test_groups_are_measured_as_batches_of_their_own(groups: int, rng: torch.Gen
 # --- targets ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variance", CLASS_VARIANCES)
+@pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("mix", [[0, 0], [1, 2], [2, 0, 2, 2]])
 def test_targets_equal_the_formulas(variance: str, swap: bool, mix: list[int], rng: torch.Generator) -> None:
@@ -163,7 +179,7 @@ def test_targets_equal_the_formulas(variance: str, swap: bool, mix: list[int], r
     model = network()
     images, labels, moments = real(model, rng)
     cfg = Matching(class_form="pooled" if variance == "pooled" else "within_image")
-    goal = target(model, moments, torch.tensor([mix, [1] * len(mix)]), cfg, swap)
+    goal = target(model, moments, torch.tensor([mix, [1] * len(mix)]), cfg, swap_patch=swap)
 
     whole = segments(model, images)
     norm = model[1]
@@ -186,23 +202,62 @@ def test_a_norm_without_running_statistics_is_matched_to_the_data(rng: torch.Gen
     model = network()
     model[1] = nn.BatchNorm2d(4, track_running_stats=False)
     images, labels, moments = real(model, rng)
-    goal = target(model, moments, labels[None], CFG, False)
+    goal = target(model, moments, labels[None], CFG)
     torch.testing.assert_close(goal.whole, flat(segments(model, images)), rtol=1e-5, atol=1e-5)
 
 
-def test_a_network_with_nothing_to_match_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to match"):
-        target(
-            nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), {}, torch.zeros(1, 2, dtype=torch.long), CFG, False
-        )
+def test_class_targets_hold_what_lies_between_images(rng: torch.Generator) -> None:
+    """P2: the official variance of a class is the mean one inside an image; ours is of all its pixels."""
+    model = network()
+    _, _, moments = real(model, rng)
+    ours, official = (
+        target(model, moments, torch.tensor([[1, 1]]), replace(CFG, class_form=form)).by_class[0, 3:6]
+        for form in ("pooled", "within_image")
+    )  # the variances of the pixels
+    assert (official < ours).all()
+
+
+def test_the_quirks_of_the_official_targets(rng: torch.Generator) -> None:
+    """B2: class targets of patch mean and variance change places. B4: convolutions' global targets, twice."""
+    model = network()
+    _, labels, moments = real(model, rng)
+    fixed = target(model, moments, labels[None], CFG)
+    swapped = target(model, moments, labels[None], CFG, swap_patch=True)
+    doubled = target(model, moments, labels[None], CFG, double_conv=True)
+    widths = [int(width) for width in fixed.layout.width]
+    parts = {
+        name: (goal.whole.split(widths, 1), goal.by_class.split(widths, 1))
+        for name, goal in (("fixed", fixed), ("swapped", swapped), ("doubled", doubled))
+    }
+    order = [0, 1, 3, 2, 4, 5, 6, 7, 9, 8]  # segments 2, 3 and 8, 9 are patch means and variances
+    want = [parts["fixed"][1][i] for i in order]
+    torch.testing.assert_close(list(parts["swapped"][1]), want, rtol=0, atol=0)
+    torch.testing.assert_close(swapped.whole, fixed.whole, rtol=0, atol=0)
+    want = [part * (1 if i in (4, 5) else 2) for i, part in enumerate(parts["fixed"][0])]
+    torch.testing.assert_close(list(parts["doubled"][0]), want, rtol=0, atol=0)
+    torch.testing.assert_close(doubled.by_class, fixed.by_class, rtol=0, atol=0)
+
+
+def test_local_targets_are_the_moments_of_each_groups_own_real_images(rng: torch.Generator) -> None:
+    model = network()
+    images, labels, moments = real(model, rng)
+    drawn, none = [images[:5], images[3:]], torch.zeros(12, dtype=torch.long)
+    local = [
+        {name: class_moments(z, none[: len(z)], 1, PATCH) for name, z in seen(model, part).items()}
+        for part in drawn
+    ]
+    cfg = replace(CFG, class_form="local")
+    goal = target(model, moments, torch.tensor([[0, 1], [2, 2]]), cfg, local=local)
+    want = torch.cat([flat(segments(model, part)) for part in drawn])
+    torch.testing.assert_close(goal.by_class, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(goal.whole, target(model, moments, labels[None], CFG).whole, rtol=0, atol=0)
 
 
 # --- the loss -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("first", [0.0, 1.0, 10.0])
-@pytest.mark.parametrize("variance", CLASS_VARIANCES)
+@pytest.mark.parametrize("class_weight, first", [(0.0, 10.0), (0.3, 1.0), (0.3, 10.0), (1.0, 0.0)])
+@pytest.mark.parametrize("variance", VARIANCES)
 def test_the_whole_loss_equals_the_formula(
     class_weight: float, first: float, variance: str, rng: torch.Generator
 ) -> None:
@@ -214,7 +269,7 @@ def test_the_whole_loss_equals_the_formula(
         class_form="pooled" if variance == "pooled" else "within_image",
     )
     ours, mixes = torch.randn((8, 3, SIZE, SIZE), generator=rng), torch.tensor([[0, 1, 1, 1], [2, 2, 0, 2]])
-    goal = target(model, moments, mixes, cfg, False)
+    goal = target(model, moments, mixes, cfg)
     found = loss(measure(seen(model, ours), models.layers(model), 2, PATCH), goal, cfg)
 
     whole = segments(model, images)
@@ -232,11 +287,16 @@ def test_the_whole_loss_equals_the_formula(
         assert float(value) == pytest.approx(want, rel=1e-5)
 
 
+def three_segments() -> Layout:
+    """Two of one layer and one of another."""
+    layers = [models.Layer("a", "conv", 2), models.Layer("b", "bn", 1)]
+    return layout(layers, [(0, 2), (0, 3), (1, 1)])
+
+
 @pytest.mark.parametrize("name", MATCHERS)
 def test_class_weight_leads_from_the_global_to_the_class_residual(name: str, rng: torch.Generator) -> None:
-    layout = Layout((2, 3, 1), (0, 0, 1))
     whole, by_class, now = (torch.randn((1, 6), generator=rng) for _ in range(3))
-    goal = Target(layout, whole, by_class)
+    goal = Target(three_segments(), torch.tensor([3.0, 1.0]), whole, by_class)
 
     def at(weight: float, statistics: Tensor) -> float:
         return float(loss(statistics, goal, Matching(loss=name, class_weight=weight)))
@@ -248,10 +308,117 @@ def test_class_weight_leads_from_the_global_to_the_class_residual(name: str, rng
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_residuals_sum_the_norms_of_a_layers_segments(name: str, rng: torch.Generator) -> None:
-    difference, norm = torch.randn((2, 6), generator=rng), MATCHERS[name]
+    difference, norm = torch.randn((2, 6), generator=rng), partial(normed, name)
     want = [norm(difference[:, :2]) + norm(difference[:, 2:5]), norm(difference[:, 5:])]
-    found = residuals(difference, Layout((2, 3, 1), (0, 0, 1)), norm)
+    found = residuals(difference, three_segments(), MATCHERS[name])
     torch.testing.assert_close(found, torch.stack(want, 1))
+
+
+FAMILY_OF = ("channel",) * 2 + ("patch",) * 2 + ("bn",) * 2 + ("channel",) * 2 + ("patch",) * 2  # of segments
+
+
+@pytest.mark.parametrize(
+    "families", [some for n in (1, 2) for some in combinations(FAMILIES, n)], ids="-".join
+)
+def test_families_leave_the_other_segments_out(families: tuple[str, ...], rng: torch.Generator) -> None:
+    """The first layer that is matched is multiplied."""
+    model, ours = network(), torch.randn((4, 3, SIZE, SIZE), generator=rng)
+    _, labels, moments = real(model, rng)
+    cfg = override(Matching(class_weight=0.25), {"families": list(families)})
+    whole = target(model, moments, labels[None], CFG)
+    goal = target(model, moments, labels[None], cfg)
+    found = loss(measure(seen(model, ours), matched(model, families), 1, PATCH, families), goal, cfg)
+    widths = [int(width) for width in whole.layout.width]
+    layers = whole.layout.owner.nonzero()[:, 1].tolist()
+    far, near = whole.whole.split(widths, 1), whole.by_class.split(widths, 1)
+    rows = zip(segments(model, ours), far, near, FAMILY_OF, layers, strict=True)
+    want = [
+        (layer, 0.75 * float((now - one[0]).norm()) + 0.25 * float((now - other[0]).norm()))
+        for now, one, other, family, layer in rows
+        if family in families
+    ]
+    first = want[0][0]
+    total = sum((10 if layer == first else 1) * value for layer, value in want)
+    assert float(found) == pytest.approx(total, rel=1e-5)
+
+
+def test_an_observer_without_matched_layers_has_an_empty_target() -> None:
+    convolution = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, CLASSES))
+    cfg = replace(CFG, families=("bn",))
+    goal = target(convolution, {}, torch.zeros(2, 3, dtype=torch.long), cfg)
+    assert goal.whole.shape == (1, 0) and goal.by_class.shape == (2, 0) and not goal.layout.layers
+
+
+@pytest.mark.parametrize("name", MATCHERS)
+def test_per_class_has_one_term_for_each_class_of_a_group(name: str, rng: torch.Generator) -> None:
+    """P1: paper Eq. 5 sums p(c) ||stat of c in the group - stat of c||; official: one term for the mix.
+
+    Groups are not class-balanced, and classes are cut in parts.
+    """
+    model = network()
+    images, labels, moments = real(model, rng)
+    cfg = Matching(class_form="per_class", class_weight=0.7, loss=name, first_multiplier=3)
+    ours, mixes = torch.randn((8, 3, SIZE, SIZE), generator=rng), [[0, 1, 1, 1], [2, 1, 0, 2]]
+    goal = target(model, moments, torch.tensor(mixes), cfg)
+    assert goal.runs is not None and torch.equal(goal.runs.owner, runs(torch.tensor(mixes)).owner)
+    now = measure(seen(model, ours), matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)
+    found = loss(now, goal, cfg)
+
+    far = goal.whole.split([int(width) for width in goal.layout.width], 1)
+    for value, part, mix in zip(found, ours.split(4), mixes, strict=True):
+        rows = [(0.3, part, [each[0] for each in far])]
+        for c in set(mix):
+            mine = part[[i for i, label in enumerate(mix) if label == c]]
+            rows.append((0.7 * mix.count(c) / 4, mine, segments(model, images[labels == c])))
+        want = sum(
+            weight * (3 if i < 4 else 1) * float(normed(name, flat([one - other])))
+            for weight, mine, goals in rows
+            for i, (one, other) in enumerate(zip(segments(model, mine), goals, strict=True))
+        )
+        assert float(value) == pytest.approx(want, rel=1e-4)
+    mixed = loss(now[:2], target(model, moments, torch.tensor(mixes), replace(cfg, class_form="pooled")), cfg)
+    assert not torch.allclose(found, mixed, rtol=1e-2)
+
+
+def test_of_one_class_both_forms_are_the_same(rng: torch.Generator) -> None:
+    model = network()
+    _, _, moments = real(model, rng)
+    ours, mixes = seen(model, torch.randn((4, 3, SIZE, SIZE), generator=rng)), torch.tensor([[1, 1], [2, 2]])
+    found = []
+    for form in ("per_class", "pooled"):
+        cfg = override(CFG, {"class_form": form})
+        goal = target(model, moments, mixes, cfg)
+        found.append(loss(measure(ours, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs), goal, cfg))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["pooled", "per_class"])
+def test_a_layer_that_is_not_kept_counts_nothing_in_that_group(form: str, rng: torch.Generator) -> None:
+    """Also the first one, whose multiplier is 10."""
+    model = network()
+    _, _, moments = real(model, rng)
+    cfg, mixes = override(CFG, {"class_form": form}), torch.tensor([[0, 1], [2, 1]])
+    goal = target(model, moments, mixes, cfg)
+    leaf = torch.randn((4, 3, SIZE, SIZE), generator=rng).requires_grad_()
+    now = measure(seen(model, leaf), matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)
+    every = torch.eye(3, dtype=torch.bool)
+    alone = torch.stack([loss(now, goal, cfg, torch.stack([row, row])) for row in every])
+    keep = torch.tensor([[False, True, True], [True, True, False]])
+    found = loss(now, goal, cfg, keep)
+    torch.testing.assert_close(found, torch.stack([alone[1:, 0].sum(), alone[:2, 1].sum()]))
+    torch.testing.assert_close(alone.sum(0), loss(now, goal, cfg))
+    (slope,) = torch.autograd.grad(loss(now, goal, cfg, torch.zeros(2, 3, dtype=torch.bool)).sum(), leaf)
+    assert not slope.any()
+
+
+def test_a_run_that_is_not_finite_spoils_its_own_group_only() -> None:
+    model = network()
+    _, _, moments = real(model, torch.Generator().manual_seed(0))
+    cfg = replace(CFG, class_form="per_class")
+    goal = target(model, moments, torch.tensor([[0, 1], [2, 1]]), cfg)
+    now = torch.ones(2 + 4, goal.whole.shape[1])
+    now[3] = torch.nan
+    assert loss(now, goal, cfg).isfinite().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("name", MATCHERS)
@@ -265,7 +432,7 @@ def test_the_real_images_match_themselves(name: str, class_weight: float, rng: t
     buffers["1.running_var"].copy_(z.var((0, 2, 3), correction=0))
     after = seen(model, images)["3"]  # behind the BatchNorm
     moments["3"] = class_moments(after, labels, CLASSES, PATCH)
-    goal = target(model, moments, labels[None], cfg, False)
+    goal = target(model, moments, labels[None], cfg)
     assert float(loss(measure(seen(model, images), models.layers(model), 1, PATCH), goal, cfg)) < 1e-4
     worse = loss(measure(seen(model, images * 1.1), models.layers(model), 1, PATCH), goal, cfg)
     assert float(worse) > 1e-2

@@ -19,6 +19,7 @@ from edc_ray.core.recover import (
     Problem,
     State,
     begin,
+    check,
     cut,
     finished,
     logit_flatness,
@@ -27,8 +28,8 @@ from edc_ray.core.recover import (
 )
 from edc_ray.core.stats import Moments, class_moments
 
-Kind = Literal["none", "logits", "sam"]
-KINDS: tuple[Kind, ...] = ("none", "logits", "sam")
+Kind = Literal["none", "logits", "statistics", "sam"]
+KINDS: tuple[Kind, ...] = ("none", "logits", "statistics", "sam")
 CLASSES, IPC, SIZE, PATCH = 4, 3, 8, 4
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 LOW, HIGH = ((torch.tensor([end] * 3) - torch.tensor(MEAN)) / torch.tensor(STD) for end in (0.0, 1.0))
@@ -76,7 +77,7 @@ def real_moments(observers: Sequence[nn.Module]) -> list[dict[str, Moments]]:
 
 def make(exp: Experiment, picked: slice = slice(None), observers: Sequence[nn.Module] = ()) -> Problem:
     observers = observers or networks()
-    groups = cut(CLASSES, exp.recover.classes_per_group)[picked]
+    groups = cut(exp.recover, CLASSES, IPC)[picked]
     return problem(exp, groups, observers, real_moments(observers), (MEAN, STD), torch.device("cpu"))
 
 
@@ -100,9 +101,18 @@ def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # --- groups -------------------------------------------------------------------------------------------------
 
 
-def test_groups_are_runs_of_classes() -> None:
-    assert [(g.index, g.classes) for g in cut(5, 2)] == [(0, range(2)), (1, range(2, 4)), (2, range(4, 5))]
-    assert [g.classes for g in cut(3, 10)] == [range(3)]
+def test_groups_are_runs_of_classes_or_of_images() -> None:
+    """method.md 3.2: a run of images may cut a class in halves."""
+    classes, images = Recover(classes_per_group=2), Recover(group_images=4)
+    assert [(g.index, g.images) for g in cut(classes, 5, 3)] == [
+        (0, range(6)),
+        (1, range(6, 12)),
+        (2, range(12, 15)),
+    ]
+    assert [g.images for g in cut(Recover(classes_per_group=10), 3, 2)] == [range(6)]
+    found = cut(images, 3, 3)
+    assert [g.images for g in found] == [range(4), range(4, 8), range(8, 9)]
+    assert [g.labels for g in found] == [[0, 0, 0, 1], [1, 1, 2, 2], [2]]
 
 
 def test_labels_are_class_major() -> None:
@@ -154,7 +164,7 @@ def test_without_iterations_every_level_stays() -> None:
     levels = torch.arange(2 * 3 * 64 * CLASSES * IPC // 2).view(-1, 3, SIZE, SIZE) % 256
     images = levels.to(torch.uint8)
     assert len(images.unique()) == 256
-    assert torch.equal(finished(p, run(p, begin(p, images))), images)
+    assert torch.equal((finished(p, run(p, begin(p, images))) * 255).round().to(torch.uint8), images)
 
 
 def test_images_stay_in_the_unit_range_and_reach_its_ends() -> None:
@@ -166,7 +176,7 @@ def test_images_stay_in_the_unit_range_and_reach_its_ends() -> None:
     assert (images <= low + 1e-6).any() and (images >= high - 1e-6).any()
 
 
-@pytest.mark.parametrize("kind, forwards", [("none", 1), ("logits", 2), ("sam", 2)])
+@pytest.mark.parametrize("kind, forwards", [("none", 1), ("logits", 2), ("statistics", 2), ("sam", 2)])
 def test_observers_take_turns(kind: Kind, forwards: int) -> None:
     visits: list[int] = []
     observers = networks()
@@ -366,7 +376,9 @@ def test_a_loss_that_is_not_finite_is_an_error_with_group_and_iteration(kind: Ki
     with torch.no_grad():
         state.images[IPC : 2 * IPC] = math.nan  # the second of groups 1, 2, 3
     with pytest.raises(FloatingPointError, match="group 2 is not finite at iteration 2"):
-        next(steps)
+        list(steps)  # it is noticed a few iterations later
+    with pytest.raises(FloatingPointError, match="group 2 is not finite at iteration 2"):
+        check(p, state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -374,7 +386,7 @@ def test_inputs_are_left_as_they_are(kind: Kind) -> None:
     observers, images = networks(), start()
     moments, weights = real_moments(observers), [copied(model.state_dict()) for model in observers]
     sums, before, state = moments[0]["0"].channel.clone(), images.clone(), torch.get_rng_state()
-    groups = cut(CLASSES, 2)
+    groups = cut(experiment(kind).recover, CLASSES, IPC)
     p = problem(experiment(kind), groups, observers, moments, (MEAN, STD), torch.device("cpu"))
     run(p, begin(p, images))
     assert torch.equal(images, before) and torch.equal(moments[0]["0"].channel, sums)

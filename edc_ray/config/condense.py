@@ -63,16 +63,18 @@ class Matching:
         search={"choices": ["pooled", "within_image", "per_class", "local"]},
     )
     local_images: int = knob(
-        50, "real images drawn for each condensed one", low=1, when={"class_form": "local"}
-    )
+        50, "real images drawn for each condensed one, augmented as for the statistics", low=1,
+        when={"class_form": "local"},
+    )  # fmt: skip
     loss: str = knob("l2", "row of core.matching.MATCHERS", search={"choices": ["l2", "l2_squared", "rms"]})
     families: tuple[Literal["bn", "channel", "patch"], ...] = knob(
         ("bn", "channel", "patch"),
         "what is matched: moments of BatchNorm inputs, and channel and patch moments of convolution inputs",
     )
     first_multiplier: float = knob(
-        10.0, "weight of the first hooked layer, the pixels", low=0, search={"low": 0, "high": 10}
-    )
+        10.0, "weight of the first matched layer: the pixels, where convolutions are matched", low=0,
+        search={"low": 0, "high": 10},
+    )  # fmt: skip
     drop_rate: float = knob(
         0.0, "probability that a convolution's term is left out of a visit", 0, 0.99,
         search={"low": 0, "high": 0.9},
@@ -86,7 +88,7 @@ class Matching:
     reset: bool = knob(
         True,
         "every group starts its own running statistics (official: it takes over those of the group before, "
-        "B6; all groups are one unit then)",
+        "B6, and the turn of the observers; all groups are one unit then)",
     )
 
 
@@ -150,10 +152,14 @@ class Recover:
         low=1,
     )
     observers: tuple[str, ...] | None = knob(None, "subset of the squeezed observers, in order; null = all")
-    observer_weights: tuple[float, ...] | None = knob(None, "of each one's loss; null = all 1", low=0)
-    visit: Literal["one", "all"] = knob("one", "observers an iteration: the next in turn, or all of them")
+    observer_weights: tuple[float, ...] | None = knob(
+        None, "of each one's loss, as a multiple of their mean; null = all 1", low=0
+    )
+    visit: Literal["one", "all"] = knob(
+        "one", "observers an iteration: the next in turn, or the mean over all of them"
+    )
     format: Literal["uint8", "uint8_truncated", "float16", "jpeg"] = knob(
-        "uint8", "how the images are stored; the official code truncates (PNG) or writes JPEG (B16)"
+        "uint8", "how the images are stored; the official code truncates, for PNG or JPEG (B16), as jpeg does"
     )
     jpeg_quality: int = knob(75, "of Pillow", low=1, high=95, when={"format": "jpeg"})
     matching: Matching = dataclasses.field(default_factory=Matching)
@@ -163,3 +169,6 @@ class Recover:
         if not self.matching.families or len(set(self.matching.families)) < len(self.matching.families):
             legal = "needs at least one of bn, channel, patch, each once"
             raise ConfigError("matching.families", self.matching.families, legal)
+        if self.matching.class_form == "per_class" and not self.matching.reset:
+            legal = "must be true with class_form per_class: a group has other classes than the one before"
+            raise ConfigError("matching.reset", False, legal)

@@ -22,7 +22,9 @@ class Quirks:
         False, "B4: the global targets of the convolutions are counted twice, as with the shipped files"
     )
     verifier_updates: bool = knob(
-        False, "B7: every 100th iteration the first observer's running statistics see the un-augmented images"
+        False,
+        "B7: every 100th iteration (20th from 224 px on) the first observer's running statistics see the "
+        "un-augmented images",
     )
     alphabetical_init: bool = knob(
         False, "B18: initial images of a class list in another order are taken in alphabetical order"
@@ -55,8 +57,9 @@ class Experiment:
             ("relabel.observers", self.relabel.observers),
             ("init.scorers", self.init.scorers),
         ):
-            if chosen is not None and (not chosen or not set(chosen) <= set(observers)):
-                legal = f"must be some of squeeze.observers ({', '.join(observers)}), or null"
+            once = chosen is None or len(set(chosen)) == len(chosen) > 0
+            if chosen is not None and not (once and set(chosen) <= set(observers)):
+                legal = f"must be some of squeeze.observers ({', '.join(observers)}), each once, or null"
                 raise ConfigError(path, chosen, legal)
         for path, weights, of in (
             ("recover.observer_weights", self.recover.observer_weights, self.recover.observers),

@@ -87,7 +87,8 @@ class Statistics:
         "pooled", "global variance of the convolutions: over all pixels, or the mean over batches (official)"
     )
     batch_size: int = knob(
-        64, "images in a batch of conv_variance per_batch", low=1, when={"conv_variance": "per_batch"}
-    )
+        64, "images in a batch of per_batch; none crosses shard_images", low=1,
+        when={"conv_variance": "per_batch"},
+    )  # fmt: skip
     shard_images: int = knob(512, "images in one unit of the pass", low=1)
     augment: Augment = dataclasses.field(default_factory=Augment)

@@ -250,6 +250,7 @@ def check(experiment: Experiment) -> None:
     _check_init(experiment, classes, least)
     for name in (experiment.evaluate.student, *experiment.squeeze.observers):
         _check_size(name, len(counts), experiment.dataset.size_px)
+    _check_matching(experiment, len(counts))
 
 
 def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
@@ -275,6 +276,26 @@ def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> N
 @functools.lru_cache(maxsize=256)
 def _check_size(model: str, classes: int, size_px: int) -> None:
     models.build(model, classes, size_px, 0)  # refuses images too small for it
+
+
+def _check_matching(experiment: Experiment, classes: int) -> None:
+    cfg, size_px = experiment.recover, experiment.dataset.size_px
+    names, families = cfg.observers or experiment.squeeze.observers, cfg.matching.families
+    layers = [layer for name in names for layer in _layers(name, classes, size_px)]
+    if matching.needed(cfg) and not any(matching.kinds(layer, families) for layer in layers):
+        legal = f"finds no layer in {', '.join(names)}; such networks have {_kinds(layers)}"
+        raise ConfigError("recover.matching.families", families, legal)
+
+
+def _kinds(layers: Sequence[models.Layer]) -> str:
+    there = {"conv": "convolutions (channel, patch)", "bn": "BatchNorm (bn)"}
+    found = [text for kind, text in there.items() if kind in {layer.kind for layer in layers}]
+    return " and ".join(found) or "neither convolutions nor BatchNorm"
+
+
+@functools.lru_cache(maxsize=256)
+def _layers(model: str, classes: int, size_px: int) -> tuple[models.Layer, ...]:
+    return models.layers(models.build(model, classes, size_px, 0))
 
 
 def _recover_note(experiment: Experiment, classes: int) -> str:
