@@ -1,9 +1,12 @@
 """Numbers recorded from the official implementation (branch CIFAR-10, commit 80116a7), for its own choices.
 
-The vectors are not part of this repository: they lie in ../shared/conformance or in $EDC_CONFORMANCE.
+The vectors are no part of this repository: they lie in ../shared/conformance, or where EDC_CONFORMANCE says:
+a file, or a folder with official_vectors.npz. Shapes, classes, layers, steps and rates are those of the file.
 """
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +15,61 @@ import torch
 from torch import Tensor, nn
 
 from edc_ray.config import Evaluate, Flatness, Matching, Recover
-from edc_ray.core import losses, matching, models, recover, schedules
-from edc_ray.core.stats import Moments, channel_moments, class_moments, patch_moments, within_image
+from edc_ray.core import losses, matching, models, recover, schedules, stats
 
-FOLDER = os.environ.get("EDC_CONFORMANCE", str(Path(__file__).parents[2] / "shared" / "conformance"))
-VECTORS = Path(FOLDER) / "official_vectors.npz"
-CLASSES, PATCH = 10, 4
-OFFICIAL = Matching(
-    weight=0.01,
-    class_weight=0.5,
-    class_form="within_image",
-    first_multiplier=10,
-    momentum=0.8,
-    bias_correction=False,
+PATCH, ALPHA, WEIGHT, FIRST, MOMENTUM, TEMPERATURE = 4, 0.5, 0.01, 10.0, 0.8, 4.0  # of the recordings
+INPUTS = (
+    r"weights/.*|stat_(images|labels|batch_size)|recover/(targets|\d+/images)|flatness/(ema_)?logits"
+    r"|posteval/targets"
 )
+KINDS = {"channel": ("dd_mean", "dd_var"), "patch": ("patch_mean", "patch_var")}
+OFFICIAL = Matching(
+    weight=WEIGHT, class_weight=ALPHA, class_form="within_image", first_multiplier=FIRST, momentum=MOMENTUM,
+    bias_correction=False,
+)  # fmt: skip
 
-pytestmark = pytest.mark.skipif(not VECTORS.is_file(), reason=f"no {VECTORS}")
+
+def vectors() -> Path:
+    place = os.environ.get("EDC_CONFORMANCE")
+    found = Path(place) if place else Path(__file__).parents[2] / "shared" / "conformance"
+    return found / "official_vectors.npz" if found.is_dir() else found
 
 
-@pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
-    with np.load(VECTORS) as file:
-        return {name: torch.tensor(file[name]) for name in file.files if name != "recover/layer_names"}
+Arrays = dict[str, Tensor]
+
+
+def load() -> tuple[Arrays, list[str]]:
+    """The arrays, and the names of the hooked layers."""
+    if not vectors().is_file() and "EDC_CONFORMANCE" not in os.environ:
+        return {}, []
+    with np.load(vectors()) as file:
+        names = [str(name) for name in file["recover/layer_names"]]
+        return {n: torch.tensor(file[n]) for n in file.files if n != "recover/layer_names"}, names
+
+
+OFFICIAL_ARRAYS, LAYERS = load()
+pytestmark = pytest.mark.skipif(not OFFICIAL_ARRAYS, reason=f"no {vectors()}")
 
 
 class Network(nn.Module):
-    """The small network of the recordings."""
+    """The small network of the recordings; how wide it is, its weights say."""
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    conv3: nn.Module
+
+    def __init__(self, weights: Arrays) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12)
-        self.conv3, self.fc = nn.Conv2d(12, 12, 1), nn.Linear(12, CLASSES)
+        for name in ("conv1", "conv2", "conv3"):
+            outputs, inputs, kernel, _ = weights[f"{name}.weight"].shape
+            stride, bias = 2 if name == "conv2" else 1, f"{name}.bias" in weights
+            setattr(self, name, nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias))
+            if f"bn{name[-1]}.weight" in weights:
+                setattr(self, f"bn{name[-1]}", nn.BatchNorm2d(outputs))
+        classes, features = weights["fc.weight"].shape
+        self.fc = nn.Linear(features, classes)
         self.load_state_dict(weights)
         self.eval().requires_grad_(False)
 
@@ -53,156 +79,151 @@ class Network(nn.Module):
         return self.fc(self.conv3(x).relu().mean((2, 3)))
 
 
-@pytest.fixture(scope="module")
-def network(official: dict[str, Tensor]) -> Network:
+def network(arrays: Arrays) -> Network:
     prefix = "weights/"
-    return Network({k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)})
+    return Network({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
 
 
-def inputs_of(network: Network, images: Tensor) -> dict[str, Tensor]:
-    with models.capture(network) as inputs:
-        network(images)
-    return inputs
+# --- ours ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def moments(official: dict[str, Tensor], network: Network) -> dict[str, Moments]:
-    inputs = inputs_of(network, official["stat_images"])
-    return {k: class_moments(z, official["stat_labels"], CLASSES, PATCH) for k, z in inputs.items()}
+def moments_of(arrays: Arrays) -> dict[str, stats.Moments]:
+    images, labels = arrays["stat_images"], arrays["stat_labels"]
+    size = int(arrays["stat_batch_size"])
+    return stats.observe(network(arrays), images, labels, _classes(arrays), PATCH, size)
 
 
-def agree(found: Tensor | float, want: Tensor, tolerance: float = 1e-4) -> None:
-    error = (torch.as_tensor(found).double() - want.double()).abs().max() / want.double().abs().max()
-    assert float(error) <= tolerance, f"relative error {float(error):.2e}"
+def _classes(arrays: Arrays) -> int:
+    return len(arrays["weights/fc.weight"])
 
 
-LAYERS = ("conv1", "bn1", "conv2", "bn2", "conv3")
+def target_of(arrays: Arrays) -> matching.Target:
+    return matching.target(network(arrays), moments_of(arrays), arrays["recover/targets"][None], OFFICIAL)
 
 
-def test_hook_order(network: Network) -> None:
-    with np.load(VECTORS) as file:
-        assert tuple(file["recover/layer_names"]) == LAYERS
-    assert tuple(layer.name for layer in models.layers(network)) == LAYERS
+def statistics(arrays: Arrays) -> Arrays:
+    """What the pass over the real images gives: global and of each class."""
+    goal = target_of(arrays)
+    found: Arrays = {}
+    parts = iter(goal.whole[0].split([int(width) for width in goal.layout.width]))
+    each = torch.eye(_classes(arrays), dtype=torch.float64)
+    for layer in goal.layout.layers:
+        for kind in matching.kinds(layer, matching.FAMILIES):
+            found |= {f"stat/{layer.name}/global/{name}": next(parts) for name in KINDS[kind]}
+            rows = stats.within_image(moments_of(arrays)[layer.name], each, kind)
+            found |= {f"stat/{layer.name}/class/{n}": r for n, r in zip(KINDS[kind], rows, strict=True)}
+    return found
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_class_statistics(name: str, official: dict[str, Tensor], moments: dict[str, Moments]) -> None:
-    each = torch.eye(CLASSES, dtype=torch.float64)
-    mean, variance = within_image(moments[name], each, "channel")
-    agree(mean, official[f"stat/{name}/class/dd_mean"])
-    agree(variance, official[f"stat/{name}/class/dd_var"])
-    if name.startswith("conv"):
-        mean, variance = within_image(moments[name], each, "patch")
-        agree(mean, official[f"stat/{name}/class/patch_mean"])
-        agree(variance, official[f"stat/{name}/class/patch_var"])
+def problem_of(arrays: Arrays, cfg: Recover) -> recover.Problem:
+    """The synthesis batch as one group, in the pixels of the recordings, without augmentation."""
+    labels, zeros, ones = arrays["recover/targets"][None], torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    group = recover.Group(0, range(labels.numel()), 1)
+    return recover.Problem(
+        cfg, (0, 0), PATCH, (group,), labels, [network(arrays)], (1.0,), [target_of(arrays)], zeros, ones
+    )
 
 
-@pytest.mark.parametrize("name", ["conv1", "conv2", "conv3"])
-def test_global_statistics_are_averages_over_batches(
-    name: str, official: dict[str, Tensor], network: Network
-) -> None:
-    """Our own targets are pooled over all data; the official ones leave out what differs between batches."""
-    z, size = inputs_of(network, official["stat_images"])[name], int(official["stat_batch_size"])
-    batches = z.split(size)
-    share = torch.tensor([len(batch) / len(z) for batch in batches])[:, None]
-    for prefix, rows in (
-        ("dd", [channel_moments(batch, 1) for batch in batches]),
-        ("patch", [patch_moments(batch, 1, PATCH) for batch in batches]),
-    ):
-        for kind, parts in zip(("mean", "var"), zip(*rows, strict=True), strict=True):
-            agree((share * torch.cat(parts)).sum(0), official[f"stat/{name}/global/{prefix}_{kind}"])
+def begun(problem: recover.Problem, arrays: Arrays) -> recover.State:
+    return recover.begin(problem, torch.zeros(arrays["recover/0/images"].shape, dtype=torch.uint8))
 
 
-@pytest.fixture(scope="module")
-def goal(official: dict[str, Tensor], network: Network, moments: dict[str, Moments]) -> matching.Target:
-    """Our class targets, and the recorded global ones."""
-    ours = matching.target(network, moments, official["recover/targets"][None], OFFICIAL, False)
-    whole = []
-    for name in LAYERS:
-        kinds = ("dd_mean", "dd_var", "patch_mean", "patch_var")[: 4 if name.startswith("conv") else 2]
-        whole += [official[f"stat/{name}/global/{kind}"] for kind in kinds]
-    return matching.Target(ours.layout, torch.cat(whole)[None], ours.by_class)
-
-
-def test_residuals_and_matching_loss(
-    official: dict[str, Tensor], network: Network, goal: matching.Target
-) -> None:
-    average = torch.zeros_like(goal.by_class)
-    for s in range(3):
-        now = matching.measure(
-            inputs_of(network, official[f"recover/{s}/images"]), models.layers(network), 1, PATCH
+def recovery(arrays: Arrays) -> Arrays:
+    """The loop itself, held at the recorded images; the running statistics go on from step to step."""
+    steps = sum(bool(re.fullmatch(r"recover/\d+/images", name)) for name in arrays)
+    found: Arrays = {}
+    cfg = Recover(iterations=steps, crop_min=1.0, flip=False, matching=OFFICIAL)
+    problem, layers = problem_of(arrays, cfg), models.layers(network(arrays))
+    unmatched = replace(problem, cfg=replace(cfg, matching=replace(OFFICIAL, weight=0.0)))
+    state, goal = begun(problem, arrays), problem.targets[0]
+    iterations = recover.synthesize(problem, state)
+    for s in range(steps):
+        images = arrays[f"recover/{s}/images"]
+        state.images.data.copy_(images)
+        logits, now = recover.measured(problem, 0, images, by_run=True)
+        assert now is not None
+        average, value = matching.straight_through(state.running[0], now, OFFICIAL, s + 1)
+        crop = recover.random_crops(problem, s, images.shape[-1])
+        (total, kept), (entropy, _) = (
+            recover.group_losses(p, 0, images, state.averaged, state.running[0], s + 1, s, crop)
+            for p in (problem, unmatched)
         )
-        average, value = matching.straight_through(average, now, OFFICIAL, s + 1)
-        whole, by_class = (
+        far, near = (
             matching.residuals(value - part, goal.layout, matching.l2)[0]
             for part in (goal.whole, goal.by_class)
         )
-        agree((whole + by_class) / 2, official[f"recover/{s}/layer_losses"])
-        agree(matching.loss(value, goal, OFFICIAL), official[f"recover/{s}/matching"])
-
-
-def test_three_steps_of_recovery(
-    official: dict[str, Tensor], network: Network, goal: matching.Target
-) -> None:
-    """The loop itself, held at the recorded images: logits, cross-entropy, loss and gradient."""
-    cfg = Recover(iterations=3, crop_min=1.0, flip=False, matching=OFFICIAL)
-    labels, zeros, ones = official["recover/targets"][None], torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    groups = (recover.Group(0, range(CLASSES)),)
-    problem = recover.Problem(cfg, (0, 0), PATCH, groups, labels, [network], [goal], zeros, ones)
-    state = recover.begin(problem, torch.zeros(12, 3, 12, 12, dtype=torch.uint8))
-    steps = recover.synthesize(problem, state)
-    for s in range(3):
-        images = official[f"recover/{s}/images"]
-        state.images.data.copy_(images)
-        logits, before = network(images), state.running[0]
-        next(steps)
+        next(iterations)
+        assert layers == goal.layout.layers and torch.equal(state.running[0], average)
+        torch.testing.assert_close(kept, average)
         assert state.images.grad is not None
-        agree(logits, official[f"recover/{s}/logits"])
-        agree(state.images.grad, official[f"recover/{s}/grad"])
-        entropy = nn.functional.cross_entropy(logits, labels[0])
-        now = matching.measure(inputs_of(network, images), models.layers(network), 1, PATCH)
-        average, value = matching.straight_through(before, now, OFFICIAL, s + 1)
-        torch.testing.assert_close(state.running[0], average)
-        agree(entropy, official[f"recover/{s}/ce"])
-        total = entropy + OFFICIAL.weight * matching.loss(value, goal, OFFICIAL)
-        agree(total, official[f"recover/{s}/loss"])
+        matched = matching.loss(value, goal, OFFICIAL)
+        found |= {
+            f"recover/{s}/logits": logits,
+            f"recover/{s}/layer_losses": (1 - ALPHA) * far + ALPHA * near,
+            f"recover/{s}/matching": matched,
+            f"recover/{s}/loss": total,
+            f"recover/{s}/ce": entropy,
+            f"recover/{s}/grad": state.images.grad.clone(),
+        }
+    return found
 
 
-def test_flatness_has_the_official_value_from_the_other_side(official: dict[str, Tensor]) -> None:
-    """Official: KL(averaged || current), mean over entries; ours: KL(current || averaged), over images."""
-    now, averaged = official["flatness/logits"], official["flatness/ema_logits"]
-    found = recover.logit_flatness(averaged, now, Flatness(temperature=4), 1) / CLASSES
-    agree(found, official["flatness/loss"])
+def flatness(arrays: Arrays) -> Arrays:
+    cfg = Flatness(kind="logits", form="official", temperature=TEMPERATURE)
+    return {
+        "flatness/loss": recover.logit_flatness(
+            arrays["flatness/logits"], arrays["flatness/ema_logits"], cfg, 1
+        )
+    }
 
 
-def test_student_loss(official: dict[str, Tensor]) -> None:
-    logits, soft = official["flatness/logits"], official["flatness/ema_logits"]
-    found = losses.student_loss(Evaluate(ce_weight=0.025), logits, soft, official["posteval/targets"])
-    agree(found, official["posteval/mse_gt_ce0.025"])
+def student(arrays: Arrays) -> Arrays:
+    logits, soft, labels = (
+        arrays["flatness/logits"],
+        arrays["flatness/ema_logits"],
+        arrays["posteval/targets"],
+    )
+    weights = {n: float(n.rpartition("_ce")[2]) for n in arrays if n.startswith("posteval/mse_gt_ce")}
+    return {
+        name: losses.student_loss(Evaluate(ce_weight=weight), logits, soft, labels)
+        for name, weight in weights.items()
+    }
 
 
-@pytest.mark.parametrize("zeta", ["1", "1.5", "2", "2.5", "3"])
-def test_schedules(zeta: str, official: dict[str, Tensor]) -> None:
-    cfg = Evaluate(schedule="cos", zeta=float(zeta), epochs=300)
-    found = torch.tensor([schedules.multiplier(cfg, epoch) for epoch in range(300)])
-    agree(found, official[f"schedule/cos/{zeta}"], 1e-5)
+def rates(arrays: Arrays) -> Arrays:
+    """Of the student, per epoch; and of the synthesis, per iteration."""
+    found = {}
+    for name, want in arrays.items():
+        if kept := re.fullmatch(r"schedule/(cos2?)/(.+)", name):
+            rule = {"cos": "cos", "cos2": "ssrs"}[kept[1]]  # by the paper's names
+            cfg = Evaluate(schedule=rule, zeta=float(kept[2]), epochs=len(want))
+            found[name] = torch.tensor([schedules.multiplier(cfg, epoch) for epoch in range(len(want))])
+        elif kept := re.fullmatch(r"schedule/recover_cosine_lr(.+)_iters(\d+)", name):
+            problem = problem_of(
+                arrays, Recover(iterations=int(kept[2]), lr=float(kept[1]), matching=OFFICIAL)
+            )
+            states = recover.synthesize(problem, begun(problem, arrays))
+            found[name] = torch.tensor([state.adam.param_groups[0]["lr"] for state in states])
+    return found
 
 
-def test_learning_rate_of_recovery(
-    official: dict[str, Tensor], network: Network, goal: matching.Target
-) -> None:
-    cfg = Recover(iterations=100, lr=0.05, matching=OFFICIAL)
-    labels, zeros, ones = official["recover/targets"][None], torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    groups = (recover.Group(0, range(CLASSES)),)
-    problem = recover.Problem(cfg, (0, 0), PATCH, groups, labels, [network], [goal], zeros, ones)
-    state = recover.begin(problem, torch.zeros(12, 3, 12, 12, dtype=torch.uint8))
-    rates = [now.adam.param_groups[0]["lr"] for now in recover.synthesize(problem, state)]
-    agree(torch.tensor(rates), official["schedule/recover_cosine_lr0.05_iters100"], 1e-5)
+@pytest.fixture(scope="module")
+def ours() -> Arrays:
+    parts = (statistics, recovery, flatness, student, rates)
+    return {name: value for part in parts for name, value in part(OFFICIAL_ARRAYS).items()}
 
 
-@pytest.mark.parametrize("zeta", ["1", "1.5", "2", "2.5", "3"])
-def test_schedules_that_fall_at_the_end(zeta: str, official: dict[str, Tensor]) -> None:
-    """cos2, by the paper's name SSRS."""
-    cfg = Evaluate(schedule="ssrs", zeta=float(zeta), epochs=300)
-    found = torch.tensor([schedules.multiplier(cfg, epoch) for epoch in range(300)])
-    agree(found, official[f"schedule/cos2/{zeta}"], 1e-5)
+# --- against theirs -----------------------------------------------------------------------------------------
+
+RESULTS = [name for name in OFFICIAL_ARRAYS if not re.fullmatch(INPUTS, name)]
+
+
+def test_hook_order() -> None:
+    assert [layer.name for layer in models.layers(network(OFFICIAL_ARRAYS))] == LAYERS
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_every_array_agrees(name: str, ours: Arrays) -> None:
+    found, want = ours[name].double().flatten(), OFFICIAL_ARRAYS[name].double().flatten()
+    error = float((found - want).abs().max() / want.abs().max().clamp_min(1e-30))
+    assert found.shape == want.shape and error <= (1e-5 if name.startswith("schedule/") else 1e-4), error

@@ -8,10 +8,10 @@ groups in one forward changes them by float rounding only. Only where the runnin
 
 from edc_ray.core.recover.chain import Chain
 from edc_ray.core.recover.loop import State, begin, check, finished, synthesize
-from edc_ray.core.recover.loss import crop_min, logit_flatness, random_crops
+from edc_ray.core.recover.loss import crop_min, group_losses, logit_flatness, measured, random_crops
 from edc_ray.core.recover.problem import Group, Problem, cut, local_picks, problem
 
 __all__ = [
-    "Chain", "Group", "Problem", "State", "begin", "check", "crop_min", "cut", "finished", "local_picks",
-    "logit_flatness", "problem", "random_crops", "synthesize",
+    "Chain", "Group", "Problem", "State", "begin", "check", "crop_min", "cut", "finished", "group_losses",
+    "local_picks", "logit_flatness", "measured", "problem", "random_crops", "synthesize",
 ]  # fmt: skip
