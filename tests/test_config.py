@@ -87,6 +87,14 @@ BAD: list[tuple[type, object, str, object, str]] = [
     (Experiment, {"squeeze": {"observers": []}}, "squeeze.observers", (), "at least one"),
     (Experiment, {"relabel": {"observers": ["x"]}}, "relabel.observers", ("x",), "some of squeeze"),
     (Experiment, {"relabel": {"observers": []}}, "relabel.observers", (), "some of squeeze.observers"),
+    (Experiment, {"recover": {"observers": ["vgg5_w16"] * 2}}, "recover.observers", ("vgg5_w16",) * 2, ""),
+    (
+        Experiment,
+        {"recover": {"matching": {"class_form": "per_class", "reset": False}}},
+        "recover.matching.reset",
+        False,
+        "must be true with class_form per_class",
+    ),
     (Experiment, {"evaluate": {"seeds": []}}, "evaluate.seeds", (), "at least one seed"),
     (Experiment, {"evaluate": {"seeds": [1, 1]}}, "evaluate.seeds", (1, 1), "each once"),
     (Experiment, [1], "", [1], "must be a mapping with the keys dataset, split"),
@@ -255,7 +263,7 @@ def plain(value: Any) -> Any:
 BOUND = {  # fields that other fields limit
     "relabel.observers", "recover.observers", "init.scorers", "recover.observer_weights",
     "relabel.observer_weights", "squeeze.epochs", "squeeze.checkpoint_epoch", "evaluate.milestones",
-    "evaluate.report_epochs", "evaluate.select", "init.factor",
+    "evaluate.report_epochs", "evaluate.select", "init.factor", "recover.matching.reset",
 }  # fmt: skip
 
 

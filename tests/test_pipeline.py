@@ -347,6 +347,8 @@ def ancestry(stage: str) -> set[str]:
 VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
     ({"recover.flatness.kind": "logits"}, set(STAGES)),
     ({"recover.flatness.kind": "sam"}, {"recover"}),
+    ({"recover.matching.class_form": "local", "recover.format": "jpeg"}, {"recover"}),
+    ({"statistics.conv_variance": "per_batch"}, {"statistics"}),
     ({"init.replacement": True}, {"init"}),
     ({"init.kind": "rded", "init.mipc": 5, "init.factor": 2}, {"init"}),
     ({"init.kind": "difficulty", "init.quantile": 0.5}, {"init"}),
@@ -356,12 +358,7 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
 ]
 NOT_YET = {  # fields that nothing reads yet
     "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.augment.crop_min",
-    "statistics.conv_variance", "statistics.batch_size", "statistics.augment.crop_min",
-    "recover.matching.local_images", "recover.matching.families", "recover.matching.drop_rate",
-    "recover.matching.reset", "recover.flatness.form", "recover.crop", "recover.crop_min_start",
-    "recover.group_images", "recover.observers", "recover.observer_weights", "recover.visit",
-    "recover.format", "recover.jpeg_quality",
-    "quirks.double_conv_targets", "quirks.verifier_updates",
+    "statistics.augment.crop_min",
 }  # fmt: skip
 
 
