@@ -170,6 +170,24 @@ def test_equal_content_has_one_name(store: Store) -> None:
     assert first == again
 
 
+def test_some_rows_of_a_table_are_those_rows_and_are_checked(art: Artifact) -> None:
+    receipt = art.write_table("t", table(100), {"seed": 3})
+    file = art.units()["t"]
+    for rows in ([99], [17, 3, 3, 64], list(range(100))):
+        assert art.read_rows(file, rows, ["step"])["step"].to_pylist() == rows
+    assert art.read_rows(file, [5], ["logits"])["logits"].to_pylist() == [bytes([5]) * 50]
+    assert art.table_meta(file) == {"seed": 3}
+    raw = bytearray(peek(art.store, f"{art.folder}/{receipt.file}"))
+    raw[raw.index(bytes([70]) * 50) + 3] ^= 1
+    poke(art.store, f"{art.folder}/{receipt.file}", bytes(raw))
+    assert art.read_rows(file, [5], ["logits"]).num_rows == 1, "what is not read is not checked"
+    with pytest.raises(Damaged, match="another checksum"):
+        art.read_rows(file, [70], ["logits"])
+    art.store._delete(f"{art.folder}/{receipt.file}")
+    with pytest.raises(Damaged, match="is missing"):
+        art.table_meta(file)
+
+
 def test_table_round_trip(art: Artifact) -> None:
     rows = table().replace_schema_metadata({"other": "stays"})
     receipt = art.write_table("epoch=0017-part-000", rows, {"seed": 3})

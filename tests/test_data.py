@@ -16,8 +16,9 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms import functional as vision
 
-from edc_ray.config import ConfigError, Dataset
+from edc_ray.config import ConfigError, Dataset, Experiment, NotThere, override
 from edc_ray.core import data
 from edc_ray.core.data import (
     DATASETS,
@@ -31,6 +32,7 @@ from edc_ray.core.data import (
 )
 from edc_ray.core.data.cifar import CIFAR
 from edc_ray.core.data.folders import IMAGENET_10
+from edc_ray.core.data.pixels import decode, square, sums
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 TRAIN, TEST = (0, 1, 1, 2, 0, 2, 1, 1), (2, 0, 1)  # labels
@@ -264,21 +266,144 @@ def test_folder_images_come_class_by_class_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
-def test_every_image_becomes_rgb(mode: str, tmp_path: Path) -> None:
+def test_every_image_becomes_rgb(mode: str) -> None:
+    assert decode([("x", encoded(0, mode))], 1, 12).shape == (1, 3, 12, 12)
+
+
+@pytest.mark.parametrize("resize", [1.0, 256 / 224])
+@pytest.mark.parametrize("size", [(70, 41), (41, 70), (20, 20), (9, 30)])
+def test_images_are_resized_and_cropped_as_torchvision_does(size: tuple[int, int], resize: float) -> None:
+    image = Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 90).convert("RGB")
+    side = 28
+    want = vision.center_crop(vision.resize(image, round(side * resize)), [side, side])
+    assert np.array_equal(np.array(square(image, side, resize)), np.array(want))
+    small = image.resize((side, side))
+    assert square(small, side, resize) is small, "prepared images are taken as they are"
+
+
+def test_threads_decode_the_same_images() -> None:
+    items = [(str(i), encoded(i % 12)) for i in range(300)]
+    one, four = (decode(iter(items), 300, 8, threads=threads) for threads in (1, 4))
+    assert torch.equal(one, four)
+    with pytest.raises(ValueError, match="299 is not a readable image"):
+        decode([*items[:-1], ("299", b"no")], 300, 8, threads=4)
+
+
+def test_only_imagenets_test_images_lose_their_rim(tmp_path: Path) -> None:
+    """Resize 256, centre crop 224 (method.md 5.3)."""
+    cfg = MAKE["imagenet_10"](tmp_path)
+    rim = Image.new("RGB", (40, 40), "white")
+    rim.paste("black", (2, 2, 38, 38))
+    for part in ("train", "val"):
+        rim.save(tmp_path / part / IMAGENET_10[0] / "0.JPEG", "PNG")
+    got = data.read(replace(cfg, size_px=20))
+    assert got.train[got.train_labels == 0].max() > 200 > 100 > got.test[0].max()
+
+
+def test_folders_that_are_not_of_the_list_do_not_count(tmp_path: Path) -> None:
+    """ImageNet-10 has an order of its own (B18)."""
+    cfg = MAKE["imagenet_10"](tmp_path)
+    (tmp_path / "train" / "n00000001" / "0.JPEG").write_text("not looked at")
+    got = data.read(replace(cfg, size_px=12))
+    assert got.classes == IMAGENET_10 != tuple(sorted(IMAGENET_10)) and len(set(IMAGENET_10)) == 10
+    for label in range(10):
+        assert got.train[got.train_labels == label][0, :, 0, 0].tolist() == pixels(label)[0, 0].tolist()
+
+
+# --- classes and constants ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_chosen_classes_are_the_only_ones_in_their_order(name: str, tmp_path: Path) -> None:
+    cfg = MAKE[name](tmp_path)
+    every = data.read(cfg)
+    names = (every.classes[2], every.classes[0])
+    some = data.read(replace(cfg, classes=names))
+    assert some.classes == names and class_counts(replace(cfg, classes=names)) == (
+        class_counts(cfg)[2], class_counts(cfg)[0],
+    )  # fmt: skip
+    for label, old in enumerate((2, 0)):
+        assert torch.equal(some.train[some.train_labels == label], every.train[every.train_labels == old])
+        assert torch.equal(some.test[some.test_labels == label], every.test[every.test_labels == old])
+    assert len(data.read(replace(cfg, classes=names, limit=1)).train) == 1
+
+
+def test_wrong_classes_are_refused(tmp_path: Path) -> None:
+    cfg = image_folder(tmp_path / "folder")
+    refused(replace(cfg, classes=("cat", "be")), "did you mean bee", "dataset.classes.1")
+    refused(replace(cfg, classes=("cat", "cat")), "each once", "dataset.classes")
+    refused(replace(cfg, classes=()), "at least one", "dataset.classes")
+    (tmp_path / "folder" / "test" / "cat").rename(tmp_path / "away")
+    refused(replace(cfg, classes=("cat",)), "has no test/cat")
+    assert class_counts(replace(cfg, classes=("bee",))) == (4,), "the others do not count"
+    nameless = parquet(tmp_path / "nameless")
+    write_parquet(tmp_path / "nameless" / "train-0.parquet", TRAIN[:5])
+    refused(replace(nameless, classes=("0",)), "do not name their classes", "dataset.classes")
+
+
+def test_normalization_is_measured_or_published(tmp_path: Path) -> None:
     cfg = image_folder(tmp_path)
-    (tmp_path / "train" / "ant" / "0.PNG").write_bytes(encoded(0, mode))
-    assert data.read(cfg).train.shape == (8, 3, 8, 8)
+    assert data.read(cfg).mean != data.read(replace(cfg, normalization="imagenet")).mean
+    for name, (mean, std) in data.CONSTANTS.items():
+        got = data.read(override(Experiment(dataset=cfg), {"dataset.normalization": name}).dataset)
+        assert (got.mean, got.std) == (mean, std)
+    assert data.CONSTANTS["cifar100"][0] == (0.5071, 0.4867, 0.4408), "the official code's (B17)"
+
+
+# --- CIFAR --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar_is_torchvisions(name: str, tmp_path: Path) -> None:
+    cfg = replace(MAKE[name](tmp_path), size_px=32)
+    got = data.read(cfg)
+    want = getattr(torchvision.datasets, CIFAR[name].loader)(tmp_path, train=True)
+    for label in (0, 9):
+        images = [image for image, target in zip(want.data, want.targets, strict=True) if target == label]
+        found = got.train[got.train_labels == label].permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(found, np.stack(images)), "in the order of the files"
+    assert list(got.classes) == want.classes and got.train_labels[:3].tolist() == [0, 1, 2]
+
+
+def test_cifar_is_known_before_it_is_there(tmp_path: Path) -> None:
+    """Names and counts need no file; only the first stage looks for them, and may download."""
+    cfg = Dataset(name="cifar10", path=str(tmp_path), size_px=32, limit=13)
+    check(cfg)
+    assert class_counts(cfg) == (2, 2, 2, 1, 1, 1, 1, 1, 1, 1) and fingerprint(cfg)
+    assert not list(tmp_path.iterdir())
+    want = (
+        r"data_batch_1, .*data_batch_5, test_batch, batches.meta, and the download failed .*cifar-10-python"
+    )
+    with pytest.raises(NotThere, match=want):
+        data.read(cfg)
+    for path in (None, "/no/such/folder"):
+        away = replace(cfg, path=path)
+        assert sum(class_counts(away)) == 13
+        with pytest.raises(NotThere, match=r"no such folder; .*cifar-10-batches-py/ \(data_batch_1, .*https"):
+            check(away)
+
+
+def test_what_is_said_to_be_published_is_what_torchvision_expects(small_cifar: None) -> None:
+    for name, known in CIFAR.items():
+        loader = getattr(torchvision.datasets, known.loader)
+        files = [file for file, _ in (*loader.train_list, *loader.test_list)] + [loader.meta["filename"]]
+        assert sorted(files) == sorted(known.files), name
+        assert (loader.base_folder, loader.filename, loader.tgz_md5) == (
+            known.folder, known.archive, known.md5,
+        )  # fmt: skip
 
 
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason="no ../shared/data/cifar10")
 def test_cifar10() -> None:
     cfg = Dataset(name="parquet", path=str(CIFAR10), size_px=32, limit=500)
     assert sum(class_counts(cfg)) == 500 and class_counts(replace(cfg, limit=None)) == (5000,) * 10
-    got = data.read(cfg)
-    assert got.train.shape == (500, 3, 32, 32) and got.test.shape == (10000, 3, 32, 32)
-    assert got.classes[:2] == ("airplane", "automobile")
-    assert got.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=0.02)
-    assert got.std == pytest.approx((0.247, 0.2435, 0.2616), abs=0.02)
+    found = data.listing(cfg)
+    images = data.decoded(cfg, "train", found.train.items(), 500)
+    assert images.shape == (500, 3, 32, 32) and len(found.test.labels) == 10000
+    assert found.classes[:2] == ("airplane", "automobile")
+    mean, std = data.normalization(cfg, sums(images))
+    assert mean == pytest.approx(data.CONSTANTS["cifar10"][0], abs=0.02)
+    assert std == pytest.approx(data.CONSTANTS["cifar10"][1], abs=0.02)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -356,6 +481,31 @@ def test_wrong_labels(
     write_parquet(tmp_path / "train.parquet", train, classes=classes)
     write_parquet(tmp_path / "test.parquet", test)
     refused(Dataset(name="parquet", path=str(tmp_path)), match)
+
+
+def test_imagenet_says_what_it_needs(tmp_path: Path) -> None:
+    cfg = MAKE["imagenet_10"](tmp_path)
+    refused(replace(cfg, path=None), "n01440764; ask for it at https://image-net.org")
+    (tmp_path / "val" / IMAGENET_10[3]).rename(tmp_path / "away")
+    refused(cfg, rf"has no val/{IMAGENET_10[3]}; must be ImageNet's .*sort val into")
+    (tmp_path / "val").rename(tmp_path / "old")
+    refused(cfg, "has no val; must be ImageNet's")
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (lambda root: (root / "wnids.txt").unlink(), "has no wnids.txt; must be tiny-imagenet-200 as dist"),
+        (lambda root: (root / "val" / "images" / "val_9.JPEG").unlink(), "has no val_9.JPEG"),
+        (lambda root: (root / "val" / "val_annotations.txt").write_text("x\n"), "has the line 'x'; needs"),
+        (lambda root: (root / "val" / "val_annotations.txt").write_text("a\tant\n"), "no image of bee, cat"),
+        (lambda root: (root / "wnids.txt").write_text("ant\ndog\n"), "images has no images"),
+    ],
+)
+def test_tiny_imagenet_says_what_it_needs(harm: Callable[[Path], object], match: str, tmp_path: Path) -> None:
+    cfg = tiny_imagenet(tmp_path)
+    harm(tmp_path)
+    refused(cfg, match)
 
 
 def test_class_folders_that_differ(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def run_ingest(job: Job) -> Iterator[Step | Output]:
     found = job.inputs.listing(job.task)
     made = data.shard(job.experiment.dataset, found, part, int(index), job.inputs.runtime.threads)
     columns = {"image": pa.array(made.files, pa.binary()), "label": pa.array(made.labels.numpy(), pa.int32())}
-    yield Output(table=pa.table(columns), meta={"levels": made.levels.tolist()})
+    yield Output(table=pa.table(columns), meta={"sums": made.sums.tolist()})
 
 
 def finish_ingest(job: Job) -> Iterator[Step | Output]:
@@ -36,8 +36,8 @@ def finish_ingest(job: Job) -> Iterator[Step | Output]:
         return
     found = job.inputs.listing(task)
     train = [name for name in job.inputs.unit_names(task) if name.startswith("train-")]
-    levels = [job.inputs.table_meta(task.stage, task.key, name)["levels"] for name in train]
-    mean, std = data.normalization(cfg, torch.tensor(levels).sum(0))
+    sums = [job.inputs.table_meta(task.stage, task.key, name)["sums"] for name in train]
+    mean, std = data.normalization(cfg, torch.tensor(sums).sum(0))
     labels = {"train_labels": found.train.labels, "test_labels": found.test.labels}
     yield Output(labels, meta={"mean": mean, "std": std, "classes": found.classes})
 

@@ -52,11 +52,11 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A run of images as encoded files. levels: how often each channel of the decoded ones has each level."""
+    """A run of images as encoded files, and the `pixels.sums` of the decoded ones."""
 
     files: list[bytes]
     labels: Int[Tensor, " n"]
-    levels: Int[Tensor, "3 256"]
+    sums: Int[Tensor, "3 3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def read(cfg: Dataset, threads: int = 1) -> Images:
         decoded(cfg, name, part.items(), len(part.labels), threads)
         for name, part in (("train", found.train), ("test", found.test))
     )
-    mean, std = normalization(cfg, pixels.levels(train))
+    mean, std = normalization(cfg, pixels.sums(train))
     return Images(train, found.train.labels, test, found.test.labels, mean, std, found.classes)
 
 
@@ -160,8 +160,8 @@ def shard(cfg: Dataset, found: Listing, part: str, index: int, threads: int = 1)
     images: Part = getattr(found, part)
     run = slice(index * shard_images(cfg), (index + 1) * shard_images(cfg))
     items = list(images.items(run.start, run.stop))
-    levels = pixels.levels(decoded(cfg, part, items, len(items), threads))
-    return Shard([pixels.encoded(item) for item in items], images.labels[run], levels)
+    sums = pixels.sums(decoded(cfg, part, items, len(items), threads))
+    return Shard([pixels.encoded(item) for item in items], images.labels[run], sums)
 
 
 def decoded(
@@ -181,9 +181,9 @@ def decoded(
         raise ConfigError("dataset.path", cfg.path, str(error)) from error
 
 
-def normalization(cfg: Dataset, levels: Int[Tensor, "3 256"]) -> tuple[Triple, Triple]:
-    """(mean, standard deviation) of `dataset.normalization`. levels: of the training images."""
-    return CONSTANTS[cfg.normalization] if cfg.normalization in CONSTANTS else pixels.scale(levels)
+def normalization(cfg: Dataset, sums: Int[Tensor, "3 3"]) -> tuple[Triple, Triple]:
+    """(mean, standard deviation) of `dataset.normalization`. sums: of the training images."""
+    return CONSTANTS[cfg.normalization] if cfg.normalization in CONSTANTS else pixels.scale(sums)
 
 
 def _folders(scan: folders.Scan, test_resize: float = 1.0) -> Source:

@@ -1,6 +1,7 @@
 """Pixels: encoded images to squares of bytes, bytes to normalised floats, and images read when asked for."""
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -140,21 +141,22 @@ def encoded(item: Item) -> bytes:
 # --- mean and deviation -------------------------------------------------------------------------------------
 
 
-def levels(images: UInt8[Tensor, "n 3 s s"]) -> Int[Tensor, "3 256"]:
-    """How often each channel has each of the 256 levels: exact, mergeable, and no float copy."""
-    return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+def sums(images: UInt8[Tensor, "n 3 s s"]) -> Int[Tensor, "3 3"]:
+    """Number, sum and sum of squares of each channel's levels 0..255: exact, so they can be added up."""
+    level = torch.arange(256)
+    powers = torch.stack([torch.ones_like(level), level, level**2], 1)
+    # By histogram: no copy of the images in a larger type.
+    histograms = [channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]
+    return torch.stack(histograms) @ powers
 
 
 def scale(
-    counts: Int[Tensor, "3 256"],
+    totals: Int[Tensor, "3 3"],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and biased standard deviation of the pixels in [0, 1], to 4 decimals."""
-    level = torch.arange(256, dtype=torch.float64) / 255
+    """Mean and biased standard deviation per channel of the pixels in [0, 1], to 4 decimals. See `sums`."""
     mean, std = [], []
-    for channel in counts:
-        share = channel.double() / channel.sum()
-        mu = share @ level
-        deviation = (share @ (level - mu) ** 2).sqrt()
-        mean.append(round(mu.item(), 4))
-        std.append(round(deviation.item(), 4) or 1.0)  # a constant channel is only shifted
+    for count, total, squares in totals.tolist():
+        mean.append(round(total / (255 * count), 4))
+        deviation = math.sqrt(count * squares - total**2) / (255 * count)  # the difference is exact
+        std.append(round(deviation, 4) or 1.0)  # a constant channel is only shifted
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
