@@ -930,6 +930,7 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"evaluate.student": "resnet81"}, "evaluate.student", "resnet81", "did you mean resnet18"),
     ({"recover.matching.loss": "l2_square"}, "recover.matching.loss", "l2_square", "did you mean l2_squared"),
     ({"relabel.mix": "cutmx"}, "relabel.mix", "cutmx", "did you mean cutmix?"),
+    ({"evaluate.loss": "MSE"}, "evaluate.loss", "MSE", "legal: cosine, dist, hard, kl, mse"),
     ({"evaluate.schedule": "Linear"}, "evaluate.schedule", "Linear", "did you mean linear?"),
     ({"init.kind": "reel"}, "init.kind", "reel", "did you mean real?"),
     ({"init.ipc": 500}, "init.ipc", 500, "must be <= 12: the smallest class keeps 12 training images"),
