@@ -930,6 +930,12 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"evaluate.student": "resnet81"}, "evaluate.student", "resnet81", "did you mean resnet18"),
     ({"recover.matching.loss": "l2_square"}, "recover.matching.loss", "l2_square", "did you mean l2_squared"),
     ({"relabel.mix": "cutmx"}, "relabel.mix", "cutmx", "did you mean cutmix?"),
+    (
+        {"relabel.teacher_bn": "batch", "relabel.observers": ["convnet_w16_d2"]},
+        "relabel.teacher_bn",
+        "batch",
+        "no BatchNorm in convnet_w16_d2",
+    ),
     ({"evaluate.loss": "MSE"}, "evaluate.loss", "MSE", "legal: cosine, dist, hard, kl, mse"),
     ({"evaluate.schedule": "Linear"}, "evaluate.schedule", "Linear", "did you mean linear?"),
     ({"init.kind": "reel"}, "init.kind", "reel", "did you mean real?"),

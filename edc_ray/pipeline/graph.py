@@ -246,6 +246,7 @@ def check(experiment: Experiment) -> None:
     check_names(experiment)
     counts, _, classes = _looked(experiment.dataset)
     data.require(experiment.dataset)
+    _check_labels(experiment, len(counts))
     least = min(count - data.held_out(count, experiment.split.val) for count in counts)
     _check_init(experiment, classes, least)
     for name in (experiment.evaluate.student, *experiment.squeeze.observers):
@@ -296,6 +297,15 @@ def _kinds(layers: Sequence[models.Layer]) -> str:
 @functools.lru_cache(maxsize=256)
 def _layers(model: str, classes: int, size_px: int) -> tuple[models.Layer, ...]:
     return models.layers(models.build(model, classes, size_px, 0))
+
+
+def _check_labels(experiment: Experiment, classes: int) -> None:
+    if experiment.relabel.teacher_bn == "running" or experiment.evaluate.loss == "hard":
+        return
+    names, size_px = experiment.relabel.observers or experiment.squeeze.observers, experiment.dataset.size_px
+    if not any(layer.kind == "bn" for name in names for layer in _layers(name, classes, size_px)):
+        legal = f"has no effect: there is no BatchNorm in {', '.join(names)}"
+        raise ConfigError("relabel.teacher_bn", "batch", legal)
 
 
 def _recover_note(experiment: Experiment, classes: int) -> str:
