@@ -40,7 +40,7 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     student = train.Student(exp, model, images, labels, (real.mean, real.std), job.saved)
     total, stop = student.total, train.stop_step(cfg, student.per_epoch, job.until)
     reading = [step for step in train.report_steps(cfg, student.per_epoch) if step > student.step]
-    reports, kept = list(job.saved_reports), _kept(job)
+    reports, kept, logits = list(job.saved_reports), _kept(job), None
     for step in student.advance(_pages(job, student.step, stop), stop):
         if step == reading[0]:
             reading.pop(0)
@@ -57,8 +57,9 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
             break
     if stop < total:
         return
-    # Again: a resumed unit may have no step left to make.
-    logits = kept["best.logits"] if kept else student.predict(real.judge, together)
+    if logits is None:  # resumed behind the last step
+        logits = student.predict(real.judge, together)
+    logits = kept.get("best.logits", logits)
     yield Output({"logits": logits.half()}, meta=_facts(job, reports, len(images)) | {"steps": total})
 
 
