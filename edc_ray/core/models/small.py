@@ -1,62 +1,17 @@
-"""MODELS: the networks for small images that observe, label and learn, and what their layers see.
+"""MODELS: the networks for small images that observe, label and learn (method.md 1.2).
 
-Architectures of method.md 1.2, composed of a few plain blocks; weights are drawn here, never downloaded.
-To add one, write a row: a function of (classes, size_px) that returns a module from images to logits.
+Composed of a few plain blocks. To add one, write a row: a function of (classes, size_px) that returns a
+module from images to logits.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edc_ray.config import ConfigError, unknown
-from edc_ray.core.random import fork_rng
-
-# --- what the layers see ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A module whose input is matched. `channels` counts the input's."""
-
-    name: str
-    kind: Literal["conv", "bn"]
-    channels: int
-
-
-def _hooked(model: nn.Module) -> dict[str, nn.Conv2d | nn.BatchNorm2d]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
-
-
-def layers(model: nn.Module) -> tuple[Layer, ...]:
-    """Every Conv2d and BatchNorm2d in `named_modules()` order; the first sees the image (method.md 2.1)."""
-    return tuple(
-        Layer(name, "conv", m.in_channels) if isinstance(m, nn.Conv2d) else Layer(name, "bn", m.num_features)
-        for name, m in _hooked(model).items()
-    )
-
-
-@contextmanager
-def capture(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """In the block a forward fills the mapping: layer name -> input (n, channels, h, w), in the graph."""
-    inputs: dict[str, Tensor] = {}
-
-    def keep(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        inputs[name] = args[0]
-
-    handles = [m.register_forward_pre_hook(partial(keep, name)) for name, m in _hooked(model).items()]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
+from edc_ray.config import ConfigError
 
 # --- blocks -------------------------------------------------------------------------------------------------
 
@@ -221,12 +176,18 @@ def _shufflenet_v2(classes: int, size_px: int, *, widths: tuple[int, ...], last:
     return nn.Sequential(*parts, _conv_bn_relu(inputs, last, 1), _head(last, classes))
 
 
-def _vgg(classes: int, size_px: int, *, widths: tuple[int, ...]) -> nn.Module:
-    """VGG with BatchNorm: 3x3 convolutions with 2x2 max-pooling between them."""
-    parts: list[nn.Module] = [_conv_bn_relu(3, widths[0])]
-    for inputs, outputs in pairwise(widths):
-        parts += [nn.MaxPool2d(2), _conv_bn_relu(inputs, outputs)]
-    return _kaiming(nn.Sequential(*parts, _head(widths[-1], classes)))
+def _vgg(
+    classes: int, size_px: int, *, stages: tuple[tuple[int, ...], ...], last_pool: bool = False
+) -> nn.Module:
+    """VGG with BatchNorm: stages of 3x3 convolutions with 2x2 max-pooling between them; a linear layer."""
+    parts: list[nn.Module] = []
+    inputs = 3
+    for stage in stages:
+        for outputs in stage:
+            parts.append(_conv_bn_relu(inputs, outputs))
+            inputs = outputs
+        parts.append(nn.MaxPool2d(2, ceil_mode=last_pool))  # one pixel stays one
+    return _kaiming(nn.Sequential(*(parts if last_pool else parts[:-1]), _head(inputs, classes)))
 
 
 def _kaiming(model: nn.Module) -> nn.Module:
@@ -250,20 +211,9 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet101": partial(_resnet, depths=(3, 4, 23, 3), block=_bottleneck, expansion=4),
     "resnet10_w16": partial(_resnet, depths=(1, 1, 1, 1), width=16),
     "resnet10_w8": partial(_resnet, depths=(1, 1, 1, 1), width=8),
-    "vgg5_w16": partial(_vgg, widths=(16, 32, 64, 64)),
+    "vgg5_w16": partial(_vgg, stages=((16,), (32,), (64,), (64,))),
+    "vgg11_bn": partial(_vgg, stages=((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2), last_pool=True),
     "mobilenet_v2_half": partial(_mobilenet_v2, multiplier=0.5),
     "wrn_16_2": partial(_wide_resnet, blocks=2, widen=2),
     "shufflenet_v2_x0_5": partial(_shufflenet_v2, widths=(48, 96, 192), last=1024),
 }
-
-
-def build(name: str, classes: int, size_px: int, seed: int | str) -> nn.Module:
-    """The network of a row with weights drawn from `seed` alone, on the CPU, in training mode.
-
-    Raises:
-        ConfigError: no such row, or the images are too small for it.
-    """
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    with fork_rng(seed):
-        return MODELS[name](classes, size_px)

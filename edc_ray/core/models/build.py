@@ -1,0 +1,73 @@
+"""Networks by name: their making, and what can be wrong with one, found without computing."""
+
+import torch
+from torch import nn
+
+from edc_ray.config import ConfigError, unknown
+from edc_ray.core.models.layers import layers
+from edc_ray.core.models.library import LIBRARIES, Library, names, on_meta
+from edc_ray.core.models.small import MODELS
+from edc_ray.core.random import fork_rng
+
+
+def check_name(path: str, name: str) -> None:
+    """Refuse, as the value of the config field `path`, a name that is no row and in neither library.
+
+    Raises:
+        ConfigError: with near names.
+    """
+    library, slash, inner = name.partition("/")
+    if slash and library in LIBRARIES:
+        if inner not in names(library):
+            error = unknown(path, inner, names(library))
+            near = error.legal if "did you mean" in error.legal else f"not in {library}.list_models()"
+            raise ConfigError(path, name, near.replace("did you mean ", f"did you mean {library}/"))
+    elif name not in MODELS:
+        error = unknown(path, name, MODELS)
+        raise ConfigError(path, name, f"{error.legal}; or torchvision/NAME, timm/NAME")
+
+
+def _make(name: str, classes: int, size_px: int) -> nn.Module:
+    return MODELS[name](classes, size_px) if name in MODELS else Library(name, classes, size_px)
+
+
+def build(name: str, classes: int, size_px: int, seed: int | str) -> nn.Module:
+    """The network of that name with weights drawn from `seed` alone, on the CPU, in training mode.
+
+    Raises:
+        ConfigError: no such network, or the images are too small for it.
+    """
+    check_name("model", name)
+    with fork_rng(seed):
+        return _make(name, classes, size_px)
+
+
+def skeleton(name: str, classes: int, size_px: int) -> nn.Module:
+    """The network without memory for its numbers (meta device), in eval mode."""
+    return on_meta(lambda: _make(name, classes, size_px))
+
+
+def check(path: str, name: str, classes: int, size_px: int, matched: bool) -> None:
+    """Refuse a network that does not give `classes` logits an image of `size_px`, without computing any.
+
+    matched: it also needs a layer whose input can be matched.
+
+    Raises:
+        ConfigError: names the field `path`, or dataset.size_px.
+    """
+    check_name(path, name)
+    try:
+        model = skeleton(name, classes, size_px)
+        with torch.no_grad():
+            logits = model(torch.empty(2, 3, size_px, size_px, device="meta"))
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:  # in the words of its library
+        legal = f"does not take images of dataset.size_px = {size_px}: {error or type(error).__name__}"
+        raise ConfigError(path, name, legal) from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (2, classes):
+        legal = f"gives {shape} for 2 images of {classes} classes; must give (2, {classes})"
+        raise ConfigError(path, name, legal)
+    if matched and not layers(model):
+        raise ConfigError(path, name, "has no convolution and no BatchNorm2d: there is nothing to match")

@@ -1,0 +1,97 @@
+"""Networks of torchvision and timm, which are imported only where one is named. The paper's at 224 px:
+
+ResNet-18/50/101  torchvision/resnet18 ...    EfficientNet-B0  torchvision/efficientnet_b0
+MobileNet-V2      torchvision/mobilenet_v2    ShuffleNet-V2    torchvision/shufflenet_v2_x0_5
+ConvNeXt-T        torchvision/convnext_tiny   Swin-T           torchvision/swin_t
+VGG11-BN          torchvision/vgg11_bn        DeiT-T           timm/deit_tiny_patch16_224
+"""
+
+from collections.abc import Callable
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edc_ray.core.models.layers import capture
+from edc_ray.core.random import fork_rng
+
+# Arguments of torchvision's builders that only some of them have.
+_AUXILIARY = {"aux_logits": False, "init_weights": True, "transform_input": True}  # as their weights want it
+_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "googlenet": lambda size_px: _AUXILIARY,
+    "inception_v3": lambda size_px: _AUXILIARY,
+    "maxvit_t": lambda size_px: {"input_size": (size_px, size_px)},
+    **dict.fromkeys(
+        ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), lambda size_px: {"image_size": size_px}
+    ),
+}
+
+
+def _torchvision(name: str, classes: int, size_px: int) -> nn.Module:
+    from torchvision import models
+
+    more = _ARGUMENTS.get(name, lambda size_px: {})(size_px)
+    return models.get_model(name, weights=None, num_classes=classes, **more)
+
+
+def _timm(name: str, classes: int, size_px: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, num_classes=classes, **timm_size(name, size_px))
+
+
+def timm_size(name: str, size_px: int) -> dict[str, Any]:
+    """The argument for networks that are made for one image size; the others have no such argument."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    return {"img_size": size_px} if cfg is not None and cfg.fixed_input_size else {}
+
+
+LIBRARIES: dict[str, Callable[[str, int, int], nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
+
+
+@cache
+def names(library: str) -> frozenset[str]:
+    """All classification networks of torchvision; those of timm, also as NAME.TAG, TAG being its weights."""
+    if library == "torchvision":
+        from torchvision import models
+
+        return frozenset(models.list_models(module=models))
+    import timm
+
+    return frozenset(timm.list_models()) | frozenset(timm.list_models(include_tags=True))
+
+
+class Library(nn.Module):
+    """A network of a library, from "torchvision/NAME" or "timm/NAME", with `classes` outputs."""
+
+    def __init__(self, name: str, classes: int, size_px: int) -> None:
+        super().__init__()
+        self.origin = (name, classes, size_px)
+        library, _, inner = name.partition("/")
+        self.net = LIBRARIES[library](inner, classes, size_px)
+
+    def forward(self, x: Float[Tensor, "n c s s"]) -> Tensor:
+        return self.net(x)
+
+    @cached_property
+    def matched(self) -> frozenset[str]:
+        """The layers that a forward calls with one map an image: no auxiliary heads, no split images."""
+        twin = on_meta(lambda: Library(*self.origin))
+        with torch.no_grad(), capture(twin) as inputs:
+            twin(torch.empty(2, 3, self.origin[2], self.origin[2], device="meta"))
+        return frozenset(name for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
+
+
+def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` gives without its numbers, in eval mode: shapes at next to no cost."""
+    with fork_rng("shapes"):
+        try:
+            with torch.device("meta"):
+                model = make()
+        except NotImplementedError:  # it reads its own numbers while it is made, as torchvision's RegNets do
+            model = make().to("meta")
+    return model.eval()
