@@ -90,7 +90,12 @@ class Claim:
             found += [(experiment, "evaluate") for experiment in arm]
         for experiment in self.arms().get("condensed", []):
             found += [(experiment, stage) for stage in ("recover", "squeeze") if _has(experiment, stage)]
-        return [*found, (pipeline.whole(self.winner), "squeeze")] if self.sweep.confirm.seeds else found
+        return [*found, *((whole, "squeeze") for whole in self._whole(self.winner))]
+
+    def _whole(self, experiment: Experiment) -> list[Experiment]:
+        """The student on all the images, where there is such a thing and it will be told."""
+        whole = pipeline.whole(experiment) if self.sweep.confirm.seeds else None
+        return [whole] if whole else []
 
     def missing(self) -> list[tuple[Experiment, str]]:
         """What of it is not in the store, or damaged there."""
@@ -157,11 +162,11 @@ class Claim:
         judged = self._judged(one)
         squeezed = self._task(one, "squeeze") if _has(one, "squeeze") else None
         observers = pipeline.facts(squeezed, self.store) if squeezed else {"accuracy": {}, "ensemble": None}
-        student = pipeline.facts(pipeline.tasks(pipeline.whole(one), "squeeze")[-1], self.store)
+        student = [pipeline.facts(self._task(each, "squeeze"), self.store) for each in self._whole(one)]
         return {
             "split": judged["split"], "images": judged["judged"],
             "observers": observers["accuracy"], "ensemble": observers["ensemble"],
-            "student": {one.evaluate.student: student["accuracy"][one.evaluate.student]},
+            "student": student[0]["accuracy"] if student else {},
             "kept": images["images"], "of": self._task(one, "recover").fit,
             "image_bytes": images["bytes"], "label_bytes": judged["label_bytes"],
         }  # fmt: skip
@@ -182,8 +187,8 @@ class Claim:
         for arm in self.arms().values():
             for experiment in arm:
                 yield from pipeline.tasks(experiment)
-        if self.sweep.confirm.seeds:
-            yield from pipeline.tasks(pipeline.whole(self.winner), "squeeze")
+        for whole in self._whole(self.winner):
+            yield from pipeline.tasks(whole, "squeeze")
 
     def _cost(self) -> Mapping[str, float]:
         """Core-seconds of the units that the sweep's artifacts were made with, whoever made them."""

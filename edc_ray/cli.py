@@ -86,8 +86,9 @@ def _build(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipel
     for name, arm in pipeline.arms(experiment).items():
         print(f"{name}:", flush=True)
         pipeline.ensure(arm, store, runtime, mapper, teller)
-    print("whole data:", flush=True)
-    pipeline.ensure(pipeline.whole(experiment), store, runtime, mapper, teller, upto="squeeze")
+    if whole := pipeline.whole(experiment):
+        print("whole data:", flush=True)
+        pipeline.ensure(whole, store, runtime, mapper, teller, upto="squeeze")
 
 
 # --- plan ---------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def _print_plan(experiment: Experiment, store: Store, settings: Sweep) -> None:
     swept = {stage for stage, row in rows if _is_swept(row.reads(experiment), settings)}
     print(f"{'artifact':<24} {'units':>6} {'to do':>6}")
     for row in pipeline.plan(experiment, store, settings.runtime):
-        note = "hit" if row.hit else row.note
+        note = "; ".join(filter(None, ["hit" * row.hit, row.note]))
         if swept & {row.task.stage, *dict(row.task.inputs)}:
             note = "; ".join(filter(None, [note, "per trial"]))
         print(f"{row.task!s:<24} {row.units:>6} {row.missing:>6}  {note}".rstrip())

@@ -86,7 +86,8 @@ def _confirmed(facts: dict[str, Any]) -> list[str]:
         lines.append(f"    {name:<12} {interval(values)}{difference}")
     whole = {f"student {name}": value for name, value in test["student"].items()}
     whole |= test["observers"] | ({"ensemble": test["ensemble"]} if test["observers"] else {})
-    lines.append("    whole data: " + ", ".join(f"{name} {100 * value:.2f}" for name, value in whole.items()))
+    if whole:
+        lines.append("    whole data: " + ", ".join(f"{n} {100 * value:.2f}" for n, value in whole.items()))
     kept = f"{test['kept']} of {test['of']} training images kept (1/{test['of'] / test['kept']:.0f})"
     sizes = f"{test['image_bytes']:,} bytes of images, {test['label_bytes']:,} bytes of labels a student"
     return [*lines, f"compression: {kept}, {sizes}"]
@@ -230,17 +231,30 @@ def condensed(experiment: Experiment, store: Store) -> list[str]:
         read = [pipeline.facts(task, store) for task in tasks]
         accuracies[name] = [one["accuracy"] for one in read]
         maxima[name] = [one[MAXIMUM] for one in read if MAXIMUM in one]
-    facts = pipeline.facts(pipeline.tasks(pipeline.whole(experiment), "squeeze")[-1], store)
-    student = experiment.evaluate.student
     images = next(task for task in pipeline.tasks(experiment) if task.stage == "recover")
-    lines = [
-        f"accuracy on {facts['split']} in %, {len(experiment.evaluate.seeds)} students of one condensed set:"
-    ]
+    judged = "val" if experiment.split.val > 0 else "test"
+    lines = [f"accuracy on {judged} in %, {len(experiment.evaluate.seeds)} students of one condensed set:"]
     lines += [f"    {name:<12} {interval(values)}" for name, values in accuracies.items()]
-    lines += [f"    whole data   student {student} {100 * facts['accuracy'][student]:.2f}"]
+    if whole := pipeline.whole(experiment):
+        ((student, accuracy),) = _squeezed(whole, store)["accuracy"].items()
+        lines += [f"    whole data   student {student} {100 * accuracy:.2f}"]
     if any(maxima.values()):
         lines.append(
             "diagnostic, not an accuracy: maximum over the reports on test (B25), as the paper has it:"
         )
         lines += [f"    {name:<12} {interval(values)}" for name, values in maxima.items()]
-    return [*lines, f"images: {store.path(str(images))}"]
+    return [*lines, *_observers(experiment, store), f"images: {store.path(str(images))}"]
+
+
+def _squeezed(experiment: Experiment, store: Store) -> dict[str, Any]:
+    return pipeline.facts(pipeline.tasks(experiment, "squeeze")[-1], store)
+
+
+def _observers(experiment: Experiment, store: Store) -> list[str]:
+    """Those that label or observe, and a warning for each that is as good as guessing."""
+    if "squeeze" not in pipeline.needed(experiment):
+        return []
+    facts = _squeezed(experiment, store)
+    accuracies = facts["accuracy"] | {"ensemble": facts["ensemble"]}
+    said = ", ".join(f"{name} {100 * value:.2f}" for name, value in accuracies.items())
+    return [f"    observers    {said}", *(f"warning: {text}" for text in pipeline.at_chance(facts))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edc_ray import config, presets
-from edc_ray.config import ConfigError, Experiment, Ladder, Sweep
+from edc_ray.config import LIBRARIES, ConfigError, Experiment, Ladder, Sweep
 
 S = TypeVar("S", Sweep, Ladder)
 
@@ -68,10 +68,12 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def anchored(base: Experiment) -> Experiment:
-    """With an absolute dataset.path, since workers may stand in another folder."""
-    if base.dataset.path is None:
-        return base
-    return config.override(base, {"dataset.path": os.path.abspath(os.path.expanduser(base.dataset.path))})
+    """With absolute paths of what the workers read, since they may stand in another folder."""
+    paths = {"dataset.path": base.dataset.path}
+    if base.squeeze.weights not in LIBRARIES:
+        paths["squeeze.weights"] = base.squeeze.weights
+    given = {path: os.path.abspath(os.path.expanduser(value)) for path, value in paths.items() if value}
+    return config.override(base, given)
 
 
 @contextmanager

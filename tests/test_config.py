@@ -410,7 +410,7 @@ def test_equal_numbers_have_one_name() -> None:
 
 def test_where_the_data_lies_is_no_part_of_a_name() -> None:
     unhashed = [path for path, field in EXPERIMENT.items() if not field.metadata["hashed"]]
-    assert unhashed == ["dataset.path", "init.path"]
+    assert unhashed == ["dataset.path", "squeeze.weights", "init.path"]
     for path in unhashed:
         assert name_of(override(Experiment(), {path: "elsewhere"})) == name_of(Experiment())
 

@@ -148,7 +148,9 @@ def test_a_maximum_over_looks_at_test_is_only_a_diagnostic(tmp_path: Path) -> No
     experiment = quick(**changes, evaluate__report_epochs=[2, 4, 5])
     for arm in arms(experiment).values():
         ensure(arm, store, INLINE, mapper)
-    ensure(whole(experiment), store, INLINE, mapper, upto="squeeze")
+    student = whole(experiment)
+    assert student
+    ensure(student, store, INLINE, mapper, upto="squeeze")
     chosen = facts(tasks(experiment)[-1], store)
     read = [value for _, value in chosen["reports"]]
     assert [at for at, _ in chosen["reports"]] == [250, 500, 625, 1000]

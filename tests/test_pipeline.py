@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 from edc_ray import config
 from edc_ray.artifacts import Damaged, Receipt, Store
@@ -155,8 +156,9 @@ INPUTS: dict[str, list[str]] = {
 }  # fmt: skip
 READERS: dict[str, list[str]] = {  # the longest prefix of a path counts
     "dataset": ["ingest"], "dataset.path": [], "init.path": [],
-    "split": ["squeeze", "statistics", "init"], "squeeze": ["squeeze"], "statistics": ["statistics"],
-    "init": ["init"], "recover": ["recover"], "relabel": ["relabel"],
+    "split": ["squeeze", "statistics", "init"],
+    "squeeze": ["squeeze"], "squeeze.weights": [], "statistics": ["statistics"], "init": ["init"],
+    "recover": ["recover"], "relabel": ["relabel"],
     "evaluate": ["evaluate"], "evaluate.seeds": ["relabel", "evaluate"],
     "quirks.swap_class_patch": ["recover"], "quirks.double_conv_targets": ["recover"],
     "quirks.verifier_updates": ["recover"], "quirks.alphabetical_init": ["init"],
@@ -168,7 +170,7 @@ OTHER = {
     "dataset.name": "parquet", "dataset.path": "elsewhere", "dataset.limit": 100,
     "squeeze.observers": ["vgg5_w16", "convnet_w16_d2"], "relabel.observers": ["vgg5_w16"],
     "evaluate.seeds": [1], "recover.betas": [0.5, 0.95],
-    "dataset.classes": ["1", "0"], "squeeze.weights": "torchvision", "squeeze.checkpoint_epoch": 1,
+    "dataset.classes": ["1", "0"], "squeeze.weights": "elsewhere", "squeeze.checkpoint_epoch": 1,
     "init.scorers": ["vgg5_w16"], "init.path": "elsewhere", "recover.observers": ["vgg5_w16"],
     "recover.observer_weights": [1.0, 2.0], "recover.matching.families": ["bn"],
     "relabel.observer_weights": [1.0, 2.0], "evaluate.milestones": [0.5], "evaluate.report_epochs": [2],
@@ -273,7 +275,7 @@ def test_two_stages_that_read_the_same_have_different_keys() -> None:
 def test_the_table_is_the_one_of_the_architecture() -> None:
     assert {name: list(row.inputs(tiny())) for name, row in STAGES.items()} == INPUTS
     declared = {path for row in STAGES.values() for path in row.reads(tiny())}
-    assert declared == set(READERS) - {"dataset.path", "init.path"}
+    assert declared == set(READERS) - {"dataset.path", "init.path", "squeeze.weights"}
 
 
 NARROW: list[tuple[dict[str, Any], dict[str, list[str]], set[str], set[str]]] = [
@@ -356,10 +358,6 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
     ({"evaluate.schedule": "multistep"}, {"evaluate"}),
     ({"evaluate.schedule": "alrs", "evaluate.report_epochs": [1]}, {"evaluate"}),
 ]
-NOT_YET = {  # fields that nothing reads yet
-    "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.augment.crop_min",
-    "statistics.augment.crop_min",
-}  # fmt: skip
 
 
 def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
@@ -386,7 +384,7 @@ def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
             strange = {p for p in seen if not any(p == d or p.startswith(d + ".") for d in declared)}
             assert strange <= {"precision"}, f"{task.stage} reads {strange}"  # the worker sets it for all
             used |= seen
-    assert set(paths(Experiment)) - used == NOT_YET
+    assert used == set(paths(Experiment))
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
@@ -964,6 +962,10 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
         "train/CLASS/",
     ),
     ({"evaluate.student": "too_deep"}, "dataset.size_px", 8, "must be >= 32 px"),
+    ({"squeeze.observers": ["vgg5_w16", "flat"]}, "squeeze.observers.1", "flat", "there is nothing to match"),
+    ({"evaluate.student": "short"}, "evaluate.student", "short", "must give (2, 10)"),
+    ({"evaluate.student": "timm/resnet_18"}, "evaluate.student", "timm/resnet_18", "did you mean timm/"),
+    ({"squeeze.weights": "timm"}, "squeeze.weights", "timm", "needs observers named timm/NAME"),
 ]
 
 
@@ -978,7 +980,10 @@ def test_what_the_tables_do_not_allow_is_refused_before_anything_runs(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(models.MODELS, "too_deep", partial(models._convnet, width=4, depth=5))
+    monkeypatch.setitem(models.MODELS, "too_deep", partial(models.small._convnet, width=4, depth=5))
+    for name, lacks in (("flat", 0), ("short", 1)):
+        flat = partial(lambda less, k, s: nn.Sequential(nn.Flatten(), nn.Linear(3 * s * s, k - less)), lacks)
+        monkeypatch.setitem(models.MODELS, name, flat)
     experiment = override(tiny(), changes)
     with pytest.raises(ConfigError) as caught:
         check(experiment)
@@ -1039,7 +1044,21 @@ def test_a_repetition_shares_the_observers_and_a_refit_does_not() -> None:
     again = differing(keys(base), keys(with_seed(base, 7)))
     assert again == {"init", "recover", "relabel", "evaluate"}
     assert refitted(base).split.val == 0 and "squeeze" in differing(keys(base), keys(refitted(base)))
-    assert whole(tiny(relabel__observers=["vgg5_w16"])).squeeze.observers == ("convnet_w16_d2",)
+
+
+def test_the_student_on_all_data_is_trained_as_an_observer_where_that_has_a_recipe() -> None:
+    chosen = {f"{section}.{name}": ["vgg5_w16"] for section, name in (
+        ("relabel", "observers"), ("recover", "observers"), ("init", "scorers"),
+    )}  # fmt: skip
+    weighted = chosen | {"relabel.observer_weights": [2.0], "recover.observer_weights": [2.0]}
+    given = {"squeeze.weights": "folder", "squeeze.checkpoint_epoch": 1}
+    found = whole(override(tiny(), weighted | given))
+    assert found and found.squeeze == replace(tiny().squeeze, observers=("convnet_w16_d2",), weights="folder")
+    other = whole(override(tiny(), weighted | given | {"evaluate.student": "resnet10_w16"}))
+    assert other and other.squeeze == replace(tiny().squeeze, observers=("resnet10_w16",))
+    untrained = {"squeeze.weights": "folder", "squeeze.epochs": 0}
+    assert whole(override(tiny(), untrained)) is not None  # an observer itself, as it is
+    assert whole(override(tiny(), untrained | {"evaluate.student": "resnet10_w16"})) is None
 
 
 # --- pages --------------------------------------------------------------------------------------------------

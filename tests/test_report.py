@@ -169,7 +169,9 @@ def confirmed(searched: tuple[Store, Sweep]) -> Claim:
         for experiment in arm:
             build(experiment, store)
     assert claim.missing()  # the whole-data student is part of it
-    build(pipeline.whole(claim.winner), store, "squeeze")
+    whole = pipeline.whole(claim.winner)
+    assert whole
+    build(whole, store, "squeeze")
     return claim
 
 

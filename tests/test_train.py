@@ -216,6 +216,35 @@ def test_an_observers_learning_rate_follows_its_schedule(rng: torch.Generator) -
     assert rates == pytest.approx([0.1 * (1 - e / 8) for e in range(4)], rel=1e-3)
 
 
+def test_an_observer_of_an_earlier_epoch_has_had_the_whole_schedule(rng: torch.Generator) -> None:
+    data, whole, early, kept = toy(rng), observer(), observer(), observer()
+    states = [copied(whole.state_dict()) for _ in fit_observer(SQUEEZE, whole, *data, (0, "x"))]
+    for stop in (2, 4):
+        early = observer()
+        fit(early, data, checkpoint_epoch=stop)
+        assert not early.training
+        exact(dict(early.state_dict()), states[stop - 1])
+    fit(kept, data, epochs=0, weights="torchvision")  # as it is
+    exact(dict(kept.state_dict()), dict(observer().state_dict()))
+    assert not kept.training
+
+
+def test_dropout_of_an_observer_has_a_seed_and_leaves_the_global_generator(rng: torch.Generator) -> None:
+    data = toy(rng)
+    states = []
+    for draws in (0, 3):
+        torch.rand(draws)  # whatever others draw meanwhile
+        model = nn.Sequential(observer(), nn.Dropout(0.5))
+        before = torch.get_rng_state()
+        fit(model, data, epochs=2)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(dict(model.state_dict()))
+    exact(*states)
+    plain = nn.Sequential(observer())
+    fit(plain, data, epochs=2)
+    assert not torch.equal(plain.state_dict()["0.0.weight"], states[0]["0.0.weight"])
+
+
 @pytest.mark.parametrize("stop", [1, 4])
 def test_an_observer_resumes_at_every_epoch_to_the_bit(stop: int, rng: torch.Generator) -> None:
     data, whole = toy(rng), observer()

@@ -280,5 +280,26 @@ def test_augment_is_a_padded_crop_and_a_flip(flip: bool, rng: torch.Generator) -
     assert counts.min() > n / len(legal) / 3
 
 
+def test_augment_with_crop_min_is_a_resized_crop_which_replaces_the_shift(rng: torch.Generator) -> None:
+    """Each image its own box of at least that area, as torchvision crops and resizes it; half are flipped."""
+    n, size, least = 64, 16, 0.3
+    image = torch.randn((3, size, size), generator=rng)
+    state = rng.get_state()
+    found = augment(image.expand(n, -1, -1, -1), Augment(crop_min=least, pad_px=5), rng)
+    rng.set_state(state)
+    again = augment(image.expand(n, -1, -1, -1), Augment(crop_min=least, pad_px=0), rng)
+    assert torch.equal(found, again)
+    rng.set_state(state)
+    boxes = random_boxes(n, size, least, rng)
+    flips = 0
+    for one, (top, left, height, width) in zip(found, boxes.tolist(), strict=True):
+        want = vision.resized_crop(image, top, left, height, width, [size, size], antialias=False)
+        straight, mirrored = (one - want).abs().max(), (one - vision.hflip(want)).abs().max()
+        assert min(straight, mirrored) < 1e-4
+        flips += int(mirrored < straight)
+    assert n / 4 < flips < 3 * n / 4 and len(boxes.unique(dim=0)) > n / 2
+    assert boxes[:, 2:].prod(1).min() >= 0.8 * least * size**2  # sides are rounded
+
+
 def test_augment_can_do_nothing(images: Tensor, rng: torch.Generator) -> None:
     assert torch.equal(augment(images, Augment(pad_px=0, flip=False), rng), images)

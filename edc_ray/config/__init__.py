@@ -9,11 +9,12 @@ from edc_ray.config.experiment import Experiment, Quirks
 from edc_ray.config.fields import ConfigError, NotThere, active, join, legal_range, unknown
 from edc_ray.config.judge import Evaluate, Relabel
 from edc_ray.config.ladder import Ladder, Row
-from edc_ray.config.observe import Augment, Dataset, Split, Squeeze, Statistics
+from edc_ray.config.observe import LIBRARIES, Augment, Dataset, Split, Squeeze, Statistics
 from edc_ray.config.sweep import Budget, Confirm, Knob, Runtime, Scheduler, Sweep
 from edc_ray.config.text import digest, dump, hashed, load, override, parse_value, paths, read_yaml
 
 __all__ = [
+    "LIBRARIES",
     "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
     "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row", "Runtime",
     "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "active", "digest", "dump", "hashed", "join",

@@ -45,9 +45,12 @@ class Augment:
     flip: bool = knob(True, "flip left-right with probability 1/2")
 
 
+LIBRARIES = ("torchvision", "timm")  # where networks and downloaded weights come from
+
+
 @config
 class Squeeze:
-    """Training of the observers (method.md 1)."""
+    """Training of the observers (method.md 1). Keys hold what `weights` are, not where they lie."""
 
     observers: tuple[str, ...] = knob(
         ("convnet_w16_d2", "convnet_w32", "resnet10_w16", "vgg5_w16"),
@@ -55,8 +58,9 @@ class Squeeze:
     )
     weights: str | None = knob(
         None,
-        "where training starts: null = random, torchvision or timm = their downloaded weights, or a folder "
-        "with OBSERVER.safetensors or OBSERVER.pth",
+        "where training starts: null = random; torchvision or timm = their downloaded weights; or a folder "
+        "with OBSERVER.safetensors or OBSERVER.pth, where a name has - for / (torchvision-resnet18.pth)",
+        hashed=False,
     )
     epochs: int = knob(
         10, "passes over the training images; 0 = `weights` as they are", low=0, unit="epochs",

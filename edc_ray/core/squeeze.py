@@ -12,7 +12,7 @@ from edc_ray.config import Squeeze
 from edc_ray.core import views
 from edc_ray.core.data import Pixels
 from edc_ray.core.fit import batches, pack, parameter_groups, unpack
-from edc_ray.core.random import generator
+from edc_ray.core.random import fork_rng, generator
 from edc_ray.core.schedules import multiplier
 
 
@@ -26,6 +26,9 @@ def fit_observer(
 ) -> Iterator[tuple[int, Callable[[], dict[str, Tensor]]]]:
     """Train `model` in place with SGD and cross-entropy; yields (epochs done, how to make a checkpoint).
 
+    The schedule runs over `epochs`, also where the training ends before, at `checkpoint_epoch`; without
+    epochs the weights stay as they are.
+
     seeds: the experiment's seed and the observer's name.
 
     Raises:
@@ -38,15 +41,17 @@ def fit_observer(
         unpack(model, optimizer, saved)
         start = int(saved["epoch"])
     model.train()
-    for epoch in range(start, cfg.epochs):
+    for epoch in range(start, cfg.checkpoint_epoch or cfg.epochs):
         rng = generator("squeeze", *seeds, epoch)
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * multiplier(cfg, epoch)
         total = torch.zeros((), device=images.device)
-        for ids in batches(torch.randperm(len(images), generator=rng), cfg.batch_size):
+        for step, ids in enumerate(batches(torch.randperm(len(images), generator=rng), cfg.batch_size)):
             ids = ids.to(images.device)
-            logits = model(views.augment(images[ids], cfg.augment, rng))
-            loss = functional.cross_entropy(logits, labels[ids])
+            pixels = views.augment(images[ids], cfg.augment, rng)
+            # Dropout has no generator argument.
+            with fork_rng("squeeze", *seeds, epoch, step, device=images.device):
+                loss = functional.cross_entropy(model(pixels), labels[ids])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

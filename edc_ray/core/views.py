@@ -177,9 +177,15 @@ def apply(
 
 
 def augment(images: Float[Tensor, "n c s s"], cfg: Augment, rng: torch.Generator) -> Float[Tensor, "n c s s"]:
-    """RandomCrop(s, padding=pad_px) and a random flip, each image its own (method.md 1)."""
+    """A shifted or a resized crop and a random flip, each image its own (method.md 1).
+
+    RandomCrop(s, padding=pad_px) or, with crop_min, RandomResizedCrop(s, (crop_min, 1)).
+    """
     n, size = len(images), images.shape[-1]
-    shift = torch.randint(-cfg.pad_px, cfg.pad_px + 1, (n, 2), generator=rng)
+    if cfg.crop_min is None:
+        shift = torch.randint(-cfg.pad_px, cfg.pad_px + 1, (n, 2), generator=rng)
+        box = torch.cat([shift, torch.full((n, 2), size)], 1)
+    else:
+        box = random_boxes(n, size, cfg.crop_min, rng)
     flip = torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)
-    box = torch.cat([shift, torch.full((n, 2), size)], 1)
     return resample(images, box.to(images.device), flip.to(images.device))

@@ -37,10 +37,24 @@ def arms(experiment: Experiment) -> dict[str, Experiment]:
     return {name: e for i, (name, e) in enumerate(made.items()) if e not in list(made.values())[:i]}
 
 
-def whole(experiment: Experiment) -> Experiment:
-    """The student trained as an observer, on all training images: squeeze it to know its accuracy."""
-    squeeze = replace(experiment.squeeze, observers=(experiment.evaluate.student,))
-    return replace(experiment, squeeze=squeeze, relabel=replace(experiment.relabel, observers=None))
+def whole(experiment: Experiment) -> Experiment | None:
+    """The student trained as an observer, on all training images: squeeze it to know its accuracy.
+
+    Only an observer has `squeeze.weights`: another student starts at random ones and, where the observers
+    are not trained at all, there is nothing to say how long it should be: None.
+    """
+    student, squeeze = experiment.evaluate.student, experiment.squeeze
+    if student not in squeeze.observers:
+        if squeeze.epochs == 0:
+            return None
+        squeeze = replace(squeeze, weights=None)
+    return replace(
+        experiment,
+        squeeze=replace(squeeze, observers=(student,), checkpoint_epoch=None),
+        init=replace(experiment.init, scorers=None),
+        recover=replace(experiment.recover, observers=None, observer_weights=None),
+        relabel=replace(experiment.relabel, observers=None, observer_weights=None),
+    )
 
 
 def refitted(experiment: Experiment) -> Experiment:

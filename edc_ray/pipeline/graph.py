@@ -14,6 +14,7 @@ from edc_ray import config
 from edc_ray.artifacts import Artifact, Damaged, Missing, Store
 from edc_ray.config import ConfigError, Experiment, Runtime
 from edc_ray.core import data, init, losses, matching, models, recover, schedules, views
+from edc_ray.pipeline.observe import at_chance
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Report, Task
 
@@ -227,14 +228,15 @@ def check_names(experiment: Experiment) -> None:
     tables: Sequence[tuple[str, Iterable[str]]] = (
         ("init.kind", init.INITS), ("recover.matching.loss", matching.MATCHERS), ("relabel.mix", views.MIXES),
         ("evaluate.schedule", schedules.SCHEDULES), ("evaluate.loss", losses.LOSSES),
-        ("evaluate.student", models.MODELS),
     )  # fmt: skip
     for path, table in tables:
         if (name := attrgetter(path)(experiment)) not in table:
             raise config.unknown(path, name, table)
+    models.check_name("evaluate.student", experiment.evaluate.student)
     for i, name in enumerate(experiment.squeeze.observers):
-        if name not in models.MODELS:
-            raise config.unknown(f"squeeze.observers.{i}", name, models.MODELS)
+        models.check_name(f"squeeze.observers.{i}", name)
+        if experiment.squeeze.weights is not None:
+            models.check_offered(experiment.squeeze.weights, name)
 
 
 def check(experiment: Experiment) -> None:
@@ -249,9 +251,17 @@ def check(experiment: Experiment) -> None:
     _check_labels(experiment, len(counts))
     least = min(count - data.held_out(count, experiment.split.val) for count in counts)
     _check_init(experiment, classes, least)
-    for name in (experiment.evaluate.student, *experiment.squeeze.observers):
-        _check_size(name, len(counts), experiment.dataset.size_px)
+    squeeze, shape = experiment.squeeze, (len(counts), experiment.dataset.size_px)
+    _check_model("evaluate.student", experiment.evaluate.student, *shape, matched=False)
+    for i, name in enumerate(squeeze.observers):
+        _check_model(f"squeeze.observers.{i}", name, *shape, matched=True)
+        if squeeze.weights is not None:
+            models.check_weights(squeeze.weights, name, *shape, new_head=squeeze.epochs > 0)
     _check_matching(experiment, len(counts))
+
+
+# A sweep checks every value of every knob, hence the memory.
+_check_model = functools.lru_cache(maxsize=256)(models.check)
 
 
 def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
@@ -274,11 +284,6 @@ def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> N
             raise ConfigError("init.path", cfg.path, legal)
 
 
-@functools.lru_cache(maxsize=256)
-def _check_size(model: str, classes: int, size_px: int) -> None:
-    models.build(model, classes, size_px, 0)  # refuses images too small for it
-
-
 def _check_matching(experiment: Experiment, classes: int) -> None:
     cfg, size_px = experiment.recover, experiment.dataset.size_px
     names, families = cfg.observers or experiment.squeeze.observers, cfg.matching.families
@@ -296,7 +301,7 @@ def _kinds(layers: Sequence[models.Layer]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _layers(model: str, classes: int, size_px: int) -> tuple[models.Layer, ...]:
-    return models.layers(models.build(model, classes, size_px, 0))
+    return models.layers(models.skeleton(model, classes, size_px))
 
 
 def _check_labels(experiment: Experiment, classes: int) -> None:
@@ -341,7 +346,9 @@ def plan(experiment: Experiment, store: Store, runtime: Runtime) -> list[PlanRow
         note = ""
         if skipped(task, runtime):
             hit, left, note = False, 0, "inline: made by the student's worker"
-        elif task.stage == "recover":
+        elif task.stage == "recover" and not hit:
             note = _recover_note(experiment, task.classes)
+        elif task.stage == "squeeze" and hit:
+            note = "; ".join(at_chance(facts(task, store)))
         rows.append(PlanRow(task, hit, len(names), left, note))
     return rows

@@ -4,7 +4,10 @@ A stage's function is a generator: it yields `Step`s where it can be interrupted
 It reads its inputs through `job.inputs` and touches nothing else.
 """
 
-from collections.abc import Iterator
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -12,7 +15,9 @@ import torch
 from edc_ray.core import data, fit, models, stats, views
 from edc_ray.core.random import generator, seed_of
 from edc_ray.core.squeeze import fit_observer
-from edc_ray.pipeline.types import Job, Output, Step, Tensors, finite
+from edc_ray.pipeline.types import Job, Output, Step, Tensors, finite, unit_of
+
+log = logging.getLogger(__name__)
 
 # --- ingest -------------------------------------------------------------------------------------------------
 
@@ -46,12 +51,15 @@ def finish_ingest(job: Job) -> Iterator[Step | Output]:
 
 
 def run_squeeze(job: Job) -> Iterator[Step | Output]:
-    real, cfg, name, seed = job.inputs.real(job.task), job.experiment.squeeze, job.unit, job.experiment.seed
-    model = models.build(name, len(real.classes), real.size, seed_of("squeeze", seed, name)).to(
-        real.fit.device
-    )
+    real, cfg, seed = job.inputs.real(job.task), job.experiment.squeeze, job.experiment.seed
+    name = next(name for name in cfg.observers if unit_of(name) == job.unit)
+    about = name, len(real.classes), real.size
+    model = models.build(*about, seed_of("squeeze", seed, name))
+    if cfg.weights is not None and job.saved is None:
+        models.load_weights(model, cfg.weights, *about, new_head=cfg.epochs > 0)
+    model.to(real.fit.device)
     for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
-        yield Step(epoch, cfg.epochs, pack)
+        yield Step(epoch, cfg.checkpoint_epoch or cfg.epochs, pack)
     logits = finite(fit.predict(model.eval(), real.judge, job.inputs.runtime.forward_images), name)
     meta = {"accuracy": fit.top1(logits, real.judge_labels), "split": real.judged}
     yield Output({f"model.{k}": v for k, v in model.state_dict().items()} | {"logits": logits}, meta=meta)
@@ -60,7 +68,7 @@ def run_squeeze(job: Job) -> Iterator[Step | Output]:
 def finish_squeeze(job: Job) -> Iterator[Step | Output]:
     """The ensemble: mean logits, as the labellers use them."""
     real, names = job.inputs.real(job.task), job.experiment.squeeze.observers
-    units = [job.inputs.unit(job.task.stage, job.task.key, name) for name in names]
+    units = [job.inputs.unit(job.task.stage, job.task.key, unit_of(name)) for name in names]
     logits = torch.stack([tensors["logits"] for tensors, _ in units]).mean(0)
     labels = real.judge_labels.cpu()
     accuracy = {name: meta["accuracy"] for name, (_, meta) in zip(names, units, strict=True)}
@@ -70,7 +78,22 @@ def finish_squeeze(job: Job) -> Iterator[Step | Output]:
         "split": real.judged,
         "judged": len(labels),
     }
-    yield Output({"logits": logits}, meta=meta | {"chance": 1 / len(real.classes)})
+    meta["chance"] = 1 / len(real.classes)
+    for warning in at_chance(meta):
+        log.warning("%s: %s", job.task, warning)
+    yield Output({"logits": logits}, meta=meta)
+
+
+def at_chance(facts: Mapping[str, Any]) -> list[str]:
+    """A warning for each observer within two standard errors of guessing; facts: of a finished squeeze."""
+    chance = facts["chance"]
+    margin = 2 * math.sqrt(chance * (1 - chance) / facts["judged"])
+    return [
+        f"observer {name} cannot be told from guessing: accuracy {100 * value:.1f} % on {facts['judged']} "
+        f"images of {facts['split']}, chance {100 * chance:.1f} %"
+        for name, value in facts["accuracy"].items()
+        if value <= chance + margin
+    ]
 
 
 # --- statistics ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 from dataclasses import fields
 
 from edc_ray.config import Experiment, Relabel, Runtime
-from edc_ray.core import data, init, recover, relabel, train, views
+from edc_ray.core import data, init, models, recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
@@ -16,7 +16,7 @@ from edc_ray.pipeline.observe import (
     run_squeeze,
     run_statistics,
 )
-from edc_ray.pipeline.types import Stage, Task, always
+from edc_ray.pipeline.types import Stage, Task, always, unit_of
 
 
 def _image_units(task: Task, runtime: Runtime, until: float) -> list[str]:
@@ -26,7 +26,7 @@ def _image_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 
 
 def _observer_units(task: Task, runtime: Runtime, until: float) -> list[str]:
-    return list(task.experiment.squeeze.observers)
+    return [unit_of(name) for name in task.experiment.squeeze.observers]
 
 
 def _shard_units(task: Task, runtime: Runtime, until: float) -> list[str]:
@@ -69,6 +69,13 @@ def _page_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 LABELLING = ("observers", "observer_weights", "teacher_bn")  # fields of Relabel that no view depends on
 _RECOVER_QUIRKS = ("quirks.swap_class_patch", "quirks.double_conv_targets", "quirks.verifier_updates")
 _VIEWS = tuple(f"relabel.{field.name}" for field in fields(Relabel) if field.name not in LABELLING)
+
+
+def _squeeze_reads(experiment: Experiment) -> tuple[str, ...]:
+    """Without epochs, nothing of the training."""
+    if experiment.squeeze.epochs == 0:
+        return "split", "squeeze.observers", "squeeze.epochs", "precision"
+    return "split", "squeeze", "seed", "precision"
 
 
 def _init_reads(experiment: Experiment) -> tuple[str, ...]:
@@ -119,13 +126,18 @@ def _start_files(experiment: Experiment) -> str | None:
     return _start_fingerprint(experiment.init.path) if experiment.init.kind == "folder" else None
 
 
+def _weight_files(experiment: Experiment) -> str | None:
+    cfg = experiment.squeeze
+    return None if cfg.weights is None else models.fingerprint(cfg.weights, cfg.observers)
+
+
 STAGES: dict[str, Stage] = {
     "ingest": Stage(
         2, always("dataset"), always(), _image_units, run_ingest, finish_ingest, files=_dataset_files
     ),
     "squeeze": Stage(
-        1, always("split", "squeeze", "seed", "precision"), always("ingest"),
-        _observer_units, run_squeeze, finish_squeeze,
+        1, _squeeze_reads, always("ingest"), _observer_units, run_squeeze, finish_squeeze,
+        files=_weight_files,
     ),
     "statistics": Stage(
         1, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),

@@ -109,6 +109,11 @@ class Stage:
     files: Callable[[Experiment], str | None] = lambda experiment: None
 
 
+def unit_of(observer: str) -> str:
+    """The unit of an observer: its name without what a file name may not have; no two become one."""
+    return observer.replace("/", "-").replace(".", "=")
+
+
 def finite(logits: torch.Tensor, who: str) -> torch.Tensor:
     """The logits. Raises FloatingPointError where one is not finite; names `who`."""
     if not bool(logits.isfinite().all()):

@@ -21,7 +21,7 @@ from edc_ray.core import data, models, storage
 from edc_ray.pipeline import graph
 from edc_ray.pipeline.memory import out_of_memory
 from edc_ray.pipeline.stages import STAGES
-from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors
+from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors, unit_of
 
 T = TypeVar("T")
 CACHED = 12  # inputs kept in memory, least recently used first out
@@ -132,7 +132,7 @@ class Inputs:
     def _observers(self, task: Task, key: str) -> dict[str, nn.Module]:
         real, nets = self.real(task), {}
         for name in task.experiment.squeeze.observers:
-            tensors, _ = self.unit("squeeze", key, name)
+            tensors, _ = self.unit("squeeze", key, unit_of(name))
             net = models.build(name, len(real.classes), real.size, 0)
             net.load_state_dict(
                 {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}

@@ -2,11 +2,11 @@
 
 from edc_ray.core.models.build import build, check, check_name, skeleton
 from edc_ray.core.models.layers import Layer, capture, layers
-from edc_ray.core.models.library import LIBRARIES, Library
+from edc_ray.core.models.library import Library
 from edc_ray.core.models.small import MODELS
 from edc_ray.core.models.weights import check_offered, check_weights, fingerprint, load_weights
 
 __all__ = [
-    "LIBRARIES", "MODELS", "Layer", "Library", "build", "capture", "check", "check_name", "check_offered",
+    "MODELS", "Layer", "Library", "build", "capture", "check", "check_name", "check_offered",
     "check_weights", "fingerprint", "layers", "load_weights", "skeleton",
 ]  # fmt: skip

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from edc_ray.config import ConfigError, unknown
+from edc_ray.config import LIBRARIES, ConfigError, unknown
 from edc_ray.core.models.layers import layers
-from edc_ray.core.models.library import LIBRARIES, Library, names, on_meta
+from edc_ray.core.models.library import Library, names, on_meta
 from edc_ray.core.models.small import MODELS
 from edc_ray.core.random import fork_rng
 

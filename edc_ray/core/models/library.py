@@ -50,7 +50,7 @@ def timm_size(name: str, size_px: int) -> dict[str, Any]:
     return {"img_size": size_px} if cfg is not None and cfg.fixed_input_size else {}
 
 
-LIBRARIES: dict[str, Callable[[str, int, int], nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
+_BUILDERS: dict[str, Callable[[str, int, int], nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
 
 
 @cache
@@ -72,7 +72,7 @@ class Library(nn.Module):
         super().__init__()
         self.origin = (name, classes, size_px)
         library, _, inner = name.partition("/")
-        self.net = LIBRARIES[library](inner, classes, size_px)
+        self.net = _BUILDERS[library](inner, classes, size_px)
 
     def forward(self, x: Float[Tensor, "n c s s"]) -> Tensor:
         return self.net(x)
