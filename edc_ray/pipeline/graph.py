@@ -253,8 +253,9 @@ def check(experiment: Experiment) -> None:
     _check_init(experiment, classes, least)
     squeeze, shape = experiment.squeeze, (len(counts), experiment.dataset.size_px)
     _check_model("evaluate.student", experiment.evaluate.student, *shape, matched=False)
+    matched = (experiment.recover.observers or squeeze.observers) * matching.needed(experiment.recover)
     for i, name in enumerate(squeeze.observers):
-        _check_model(f"squeeze.observers.{i}", name, *shape, matched=True)
+        _check_model(f"squeeze.observers.{i}", name, *shape, matched=name in matched)
         if squeeze.weights is not None:
             models.check_weights(squeeze.weights, name, *shape, new_head=squeeze.epochs > 0)
     _check_matching(experiment, len(counts))

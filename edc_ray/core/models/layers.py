@@ -19,7 +19,12 @@ class Layer:
 
 
 def _hooked(model: nn.Module) -> dict[str, nn.Conv2d | nn.BatchNorm2d]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    matched = getattr(model, "matched", None)
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.BatchNorm2d) and (matched is None or name in matched)
+    }
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -27,11 +32,9 @@ def layers(model: nn.Module) -> tuple[Layer, ...]:
 
     Of a library's network only those that a forward gives one map an image (`Library.matched`).
     """
-    matched = getattr(model, "matched", None)
     return tuple(
         Layer(name, "conv", m.in_channels) if isinstance(m, nn.Conv2d) else Layer(name, "bn", m.num_features)
         for name, m in _hooked(model).items()
-        if matched is None or name in matched
     )
 
 

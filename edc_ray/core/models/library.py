@@ -81,9 +81,10 @@ class Library(nn.Module):
     def matched(self) -> frozenset[str]:
         """The layers that a forward calls with one map an image: no auxiliary heads, no split images."""
         twin = on_meta(lambda: Library(*self.origin))
-        with torch.no_grad(), capture(twin) as inputs:
+        assert isinstance(twin, Library)
+        with torch.no_grad(), capture(twin.net) as inputs:
             twin(torch.empty(2, 3, self.origin[2], self.origin[2], device="meta"))
-        return frozenset(name for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
+        return frozenset(f"net.{name}" for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
