@@ -27,6 +27,7 @@ from edc_ray.core.recover import (
     synthesize,
 )
 from edc_ray.core.stats import Moments, class_moments
+from tests.test_matching import segments
 
 Kind = Literal["none", "logits", "statistics", "sam"]
 KINDS: tuple[Kind, ...] = ("none", "logits", "statistics", "sam")
@@ -328,8 +329,25 @@ def test_logit_flatness_is_the_divergence_from_the_averaged_images(rng: torch.Ge
     torch.testing.assert_close(logit_flatness(ours, ours, Flatness(), 2), torch.zeros(2))
 
 
-def test_flatness_of_logits_starts_at_nothing() -> None:
-    flat, plain = make(experiment("logits", still=True)), make(experiment(still=True))
+def test_the_official_flatness_is_another_divergence(rng: torch.Generator) -> None:
+    """P5: paper Eq. 7 is KL(current || averaged), mean over images; official: reversed, also over classes."""
+    ours, theirs = torch.randn((6, 5), generator=rng) * 3, torch.randn((6, 5), generator=rng) * 3
+    official = logit_flatness(ours, theirs, Flatness(form="official", temperature=2.0), 2)
+    paper = logit_flatness(ours, theirs, Flatness(form="paper", temperature=2.0), 2)
+    p, q = (ours / 2).softmax(1), (theirs / 2).softmax(1)
+    by_hand = (q * (q / p).log()).flatten().split(15)
+    torch.testing.assert_close(official, torch.stack([half.mean() for half in by_hand]))
+    assert not torch.allclose(5 * official, paper, rtol=1e-3)
+    cfg = experiment("logits").recover.flatness
+    one, other = (make(experiment("logits", flatness=each)) for each in (cfg, replace(cfg, form="official")))
+    assert not torch.allclose(
+        run(one, begin(one, start())).images, run(other, begin(other, start())).images, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["logits", "statistics"])
+def test_flatness_starts_at_nothing(kind: Kind) -> None:
+    flat, plain = make(experiment(kind, still=True)), make(experiment(still=True))
     first, other = (run(p, begin(p, start()), 1).images for p in (flat, plain))
     assert first.grad is not None and other.grad is not None
     torch.testing.assert_close(first.grad, other.grad, rtol=1e-4, atol=1e-6)
@@ -338,15 +356,26 @@ def test_flatness_of_logits_starts_at_nothing() -> None:
     )
 
 
-def test_flatness_adds_the_weighted_divergence_to_the_loss() -> None:
-    """The gradient of the third step, against the same step without flatness and the divergence by hand."""
-    flat, plain = make(experiment("logits", still=True)), make(experiment(still=True))
+@pytest.mark.parametrize("kind", ["logits", "statistics"])
+def test_flatness_adds_the_weighted_distance_to_the_loss(kind: Kind) -> None:
+    """The gradient of the third step, against the same step without flatness and the distance by hand.
+
+    Of statistics (L_FR): unsquared norms of the differences, the first layer's ten times.
+    """
+    flat, plain = make(experiment(kind, still=True)), make(experiment(still=True))
     state = run(flat, begin(flat, start()), 2)
     saved = copied(state.pack())
     leaf = saved["images"].clone().requires_grad_()
     averaged = 0.6 * saved["averaged"] + 0.4 * saved["images"]
     model = flat.observers[0]
-    apart = logit_flatness(model(leaf), model(averaged), flat.cfg.flatness, 2).sum()
+    if kind == "logits":
+        apart = logit_flatness(model(leaf), model(averaged), flat.cfg.flatness, 2).sum()
+    else:
+        parts = [segments(model, images) for images in (leaf[:6], averaged[:6], leaf[6:], averaged[6:])]
+        apart = sum(
+            (10 if i < 4 else 1) * ((a - b).norm() + (c - d).norm())
+            for i, (a, b, c, d) in enumerate(zip(*parts, strict=True))
+        )
     (slope,) = torch.autograd.grad(500.0 * apart, leaf)
     with_it, without = (run(p, begin(p, start(), saved), 1) for p in (flat, plain))
     assert with_it.images.grad is not None and without.images.grad is not None
@@ -355,8 +384,9 @@ def test_flatness_adds_the_weighted_divergence_to_the_loss() -> None:
     assert slope.abs().max() > 1e-4
 
 
-def test_averaged_images_follow_the_iterates() -> None:
-    p = make(experiment("logits"))
+@pytest.mark.parametrize("kind", ["logits", "statistics"])
+def test_averaged_images_follow_the_iterates(kind: Kind) -> None:
+    p = make(experiment(kind))
     state = begin(p, start())
     want, before = state.images.detach().clone(), state.images.detach().clone()
     for now in synthesize(p, state):

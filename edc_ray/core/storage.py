@@ -22,7 +22,7 @@ def store(images: Stored, cfg: Recover) -> tuple[Stored, int]:
     jpeg is coded and decoded. Levels stay as they are, but in jpeg and float16.
     """
     if cfg.format == "float16":
-        kept = pixels(images).half()
+        kept = pixels(images).clamp(0, 1).half()
         return kept, kept.nbytes
     if images.is_floating_point():
         levels = images.float().clamp(0, 1) * 255
