@@ -90,19 +90,16 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [  # (what makes the field acti
     ({MATCHING + "class_form": "within_image"}, "quirks__swap_class_patch", True),
     ({}, "quirks__double_conv_targets", True),
     ({}, "quirks__verifier_updates", True),
-    ({}, "seed", 1),
     ({}, "init__seed", 1),
 ]
 
 
 def test_every_field_changes_the_images(condense: Condense, store: Store) -> None:
-    """Seeds change what comes before, too."""
+    """The seed of the draws changes the initial images, too."""
     known: dict[str, Tensor] = {}
     for active, path, value in EFFECTS:
-        if path in ("seed", "init__seed"):
+        if path == "init__seed":
             ensure(quick(**{path: value}), store, INLINE, in_process(store, INLINE), upto="init")
-        if path == "seed":
-            ensure(quick(**{path: value}), store, INLINE, in_process(store, INLINE), upto="statistics")
         if str(active) not in known:
             known[str(active)] = condense(**active)
         found = condense(**active | {path: value})

@@ -234,7 +234,7 @@ def _global(module: nn.Module, m: Moments, kind: str) -> Pair:
 
 def _local(groups: Sequence[Moments], kind: str) -> Pair:
     mean, var = zip(*(pooled(m, shares(m), kind) for m in groups), strict=True)
-    return torch.cat(mean), torch.cat(var)
+    return torch.cat(mean).cpu(), torch.cat(var).cpu()
 
 
 # --- the loss -----------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _start_classes(job: Job) -> tuple[str, ...]:
 def run_recover(job: Job) -> Iterator[Step | Output]:
     """Groups that go through one forward or, where one takes over from another, in turn."""
     if job.experiment.recover.iterations == 0:
-        yield _stored(job, _unmoved(job))
+        yield _output(*storage.store(_unmoved(job), job.experiment.recover))
         return
     exp, cfg = job.experiment, job.experiment.recover
     first, last = (int(part) for part in job.unit.removeprefix("groups-").split("-"))
@@ -88,7 +88,7 @@ def run_recover(job: Job) -> Iterator[Step | Output]:
     chain = recover.Chain([partial(_problem, job, turn) for turn in turns], start, job.saved)
     for done in chain.steps():
         yield Step(done, len(turns) * cfg.iterations, chain.pack)
-    yield _stored(job, chain.images)
+    yield _output(chain.images, chain.bytes)
 
 
 def _problem(job: Job, groups: Sequence[recover.Group]) -> recover.Problem:
@@ -131,9 +131,8 @@ def _unmoved(job: Job) -> torch.Tensor:
     return job.inputs.all("init", job.task)["images"][classes.start * ipc : classes.stop * ipc]
 
 
-def _stored(job: Job, images: torch.Tensor) -> Output:
-    kept, size = storage.store(images, job.experiment.recover)
-    return Output({"images": kept}, meta={"bytes": size})
+def _output(images: torch.Tensor, size: int) -> Output:
+    return Output({"images": images}, meta={"bytes": size})
 
 
 def join_images(job: Job) -> Iterator[Step | Output]:

@@ -13,10 +13,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "squeeze": ("runtime.forward_images", "squeeze.batch_size"),
     "statistics": ("runtime.forward_images",),
     "init": ("runtime.forward_images",),
-    "recover": (
-        "runtime.groups_per_forward", "recover.group_images", "recover.classes_per_group",
-        "recover.matching.local_images",
-    ),
+    "recover": ("runtime.groups_per_forward", "recover.group_images", "recover.classes_per_group"),
     "relabel": ("runtime.forward_images", "relabel.page_images", "relabel.batch_size"),
     "evaluate": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
 }  # fmt: skip
