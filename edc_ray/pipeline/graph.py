@@ -287,9 +287,11 @@ def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> N
 
 def _check_matching(experiment: Experiment, classes: int) -> None:
     cfg, size_px = experiment.recover, experiment.dataset.size_px
+    if not matching.needed(cfg):
+        return
     names, families = cfg.observers or experiment.squeeze.observers, cfg.matching.families
     layers = [layer for name in names for layer in _layers(name, classes, size_px)]
-    if matching.needed(cfg) and not any(matching.kinds(layer, families) for layer in layers):
+    if not any(matching.kinds(layer, families) for layer in layers):
         legal = f"finds no layer in {', '.join(names)}; such networks have {_kinds(layers)}"
         raise ConfigError("recover.matching.families", families, legal)
 

@@ -34,7 +34,7 @@ def random_crops(problem: Problem, iteration: int, size: int) -> Crop:
         boxes.append(views.random_boxes(draws, size, crop_min(cfg, iteration), rng))
         flips.append(torch.rand(draws, generator=rng) < (0.5 if cfg.flip else 0.0))
     box, flip = torch.cat(boxes).repeat_interleave(repeats, 0), torch.cat(flips).repeat_interleave(repeats)
-    return box.to(problem.mean.device), flip.to(problem.mean.device)
+    return _sent(box, problem.mean.device), _sent(flip, problem.mean.device)
 
 
 def kept_layers(problem: Problem, k: int, iteration: int) -> Bool[Tensor, "g l"] | None:
@@ -47,15 +47,20 @@ def kept_layers(problem: Problem, k: int, iteration: int) -> Bool[Tensor, "g l"]
         for group in problem.groups
     ]
     stays = torch.tensor([layer.kind == "bn" for layer in layers], dtype=torch.bool)
-    return ((torch.stack(draws) >= rate) | stays).to(problem.mean.device)
+    return _sent((torch.stack(draws) >= rate) | stays, problem.mean.device)
+
+
+def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is still busy with."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 def measured(
     problem: Problem, k: int, images: Float[Tensor, "m c s s"], by_run: bool
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "rows d"] | None]:
-    """Logits of observer k and, where it has a layer to match, statistics: of groups and, by_run, of runs."""
+    """Logits of observer k and, where something is matched, the statistics of groups and, by_run, of runs."""
     model, goal, cfg = problem.observers[k], problem.targets[k], problem.cfg.matching
-    if not goal.layout.layers:
+    if not goal.layout.layers or not matching.needed(problem.cfg):
         return model(images), None
     with models.capture(model) as inputs:
         logits = model(images)
