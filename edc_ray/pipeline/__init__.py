@@ -25,7 +25,7 @@ from edc_ray.pipeline.graph import (
 from edc_ray.pipeline.local import Mapper, Tell, ensure, in_process
 from edc_ray.pipeline.observe import at_chance
 from edc_ray.pipeline.stages import STAGES
-from edc_ray.pipeline.types import Output, Progress, Report, Stage, Step, Task, Tensors
+from edc_ray.pipeline.types import Output, Progress, Report, Stage, Step, Task, Tensors, unit_of
 from edc_ray.pipeline.worker import Worker
 
 __all__ = [
@@ -33,5 +33,5 @@ __all__ = [
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
     "ensure", "facts", "finish", "in_process", "is_hit", "key", "manifest", "missing", "needed", "parents",
-    "plan", "refitted", "reports", "skipped", "tasks", "units", "whole", "with_seed",
+    "plan", "refitted", "reports", "skipped", "tasks", "unit_of", "units", "whole", "with_seed",
 ]  # fmt: skip

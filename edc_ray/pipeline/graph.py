@@ -353,5 +353,7 @@ def plan(experiment: Experiment, store: Store, runtime: Runtime) -> list[PlanRow
             note = _recover_note(experiment, task.classes)
         elif task.stage == "squeeze" and hit:
             note = "; ".join(at_chance(facts(task, store)))
+        elif task.stage == "squeeze" and experiment.squeeze.weights in config.LIBRARIES:
+            note = f"downloads weights of {experiment.squeeze.weights} that are not in its cache"
         rows.append(PlanRow(task, hit, len(names), left, note))
     return rows

@@ -7,7 +7,7 @@ VGG11-BN          torchvision/vgg11_bn        DeiT-T           timm/deit_tiny_pa
 """
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -77,14 +77,19 @@ class Library(nn.Module):
     def forward(self, x: Float[Tensor, "n c s s"]) -> Tensor:
         return self.net(x)
 
-    @cached_property
+    @property
     def matched(self) -> frozenset[str]:
         """The layers that a forward calls with one map an image: no auxiliary heads, no split images."""
-        twin = on_meta(lambda: Library(*self.origin))
-        assert isinstance(twin, Library)
-        with torch.no_grad(), capture(twin.net) as inputs:
-            twin(torch.empty(2, 3, self.origin[2], self.origin[2], device="meta"))
-        return frozenset(f"net.{name}" for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
+        return _matched(*self.origin)
+
+
+@cache
+def _matched(name: str, classes: int, size_px: int) -> frozenset[str]:
+    twin = on_meta(lambda: Library(name, classes, size_px))
+    assert isinstance(twin, Library)
+    with torch.no_grad(), capture(twin.net) as inputs:
+        twin(torch.empty(2, 3, size_px, size_px, device="meta"))
+    return frozenset(f"net.{name}" for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
