@@ -101,7 +101,7 @@ class Harm:
 
 
 BAD: list[tuple[Callable[[Path], Any], str]] = [
-    (lambda file: None, f"there is no {ROW}.safetensors or {ROW}.pth in it"),
+    (lambda file: None, f"there is no {ROW}.safetensors or {ROW}.pth in /"),
     (lambda file: torch.save(state("vgg11_bn"), file), "does not fit vgg5_w16 at 16 px"),
     (lambda file: torch.save(dict(list(state(ROW).items())[1:]), file), "1 differences: lacks 0.0.weight"),
     (lambda file: torch.save({"weights": Harm()}, file), "cannot be read as a file of tensors alone"),

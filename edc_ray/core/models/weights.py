@@ -233,7 +233,8 @@ def _file(folder: str, name: str) -> Path:
         if file.is_file():
             return file
     wanted = " or ".join(file.name for file in found)
-    raise NotThere(PATH, folder, f"there is no {wanted} in it: the state dict of {name} must be there")
+    where = found[0].parent.absolute()
+    raise NotThere(PATH, folder, f"there is no {wanted} in {where}: put the state dict of {name} there")
 
 
 @contextmanager
