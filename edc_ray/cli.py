@@ -1,4 +1,4 @@
-"""`edc-ray`: condense one experiment, plan one or a sweep, run a sweep, report on it."""
+"""`edc-ray`: condense one experiment, plan one or a sweep, run a sweep, report on it; list the presets."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 from edc_ray import pipeline, presets, session, specs, sweep
 from edc_ray.artifacts import Receipt, Store
-from edc_ray.config import Experiment, NotThere, Runtime, Sweep
+from edc_ray.config import ConfigError, Experiment, NotThere, Runtime, Sweep
 
 TELL_SECONDS = 2.0  # between two lines about one stage
 
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         return command
 
-    presets_text = f"a YAML file, or a preset: {', '.join(presets.PRESETS)}"
+    presets_text = "a YAML file, or a preset: `edc-ray presets` lists them"
     condense_command = add("condense", "one experiment end to end, with its baselines", "FILE|PRESET")
     condense_command.epilog = presets_text
     condense_command.add_argument(
@@ -170,7 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     add("plan", "what there is to do, and what is missing; runs nothing", "FILE|PRESET").epilog = presets_text
     add("sweep", "as python -m edc_ray.sweep", "FILE")
     add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER")
+    text = "published results and baselines: what is done, published and measured accuracy"
+    listing = commands.add_parser("presets", help=text, description=text)
+    listing.add_argument("pattern", nargs="?", help="a part of the name, or a shell pattern; default: all")
+    listing.add_argument("--markdown", action="store_true", help="docs/presets.md, on standard output")
     return parser
+
+
+def _presets(pattern: str | None, markdown: bool) -> None:
+    from edc_ray.presets import text
+
+    if markdown and pattern is not None:
+        raise ConfigError("--markdown", pattern, "takes no pattern: the document has all presets")
+    print(text.markdown() if markdown else "\n".join(text.lines(presets.find(pattern))))
 
 
 def _report(folder: str) -> None:
@@ -192,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plan": lambda: plan(args.target, args.set),
         "sweep": lambda: sweep.start(args.target, args.set),
         "report": lambda: _report(args.target),
+        "presets": lambda: _presets(args.pattern, args.markdown),
     }
     return sweep.guarded(commands[args.command])
 

@@ -5,11 +5,13 @@ The Optuna study, a journal in the sweep's folder, is the only truth of a sweep 
 
 import json
 import math
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -30,9 +32,43 @@ END = 1000  # progress, in per mille of the student's training, of a trial that 
 # --- the space ----------------------------------------------------------------------------------------------
 
 
+def suggested(search: Mapping[str, Knob]) -> dict[str, Knob]:
+    """The space with every empty knob, `{}`, made the field's suggested range.
+
+    It waits for the fields without whose value this one has no effect, where they are searched by choices.
+
+    Raises:
+        ConfigError: the field has no suggested range.
+    """
+    fields, found = config.paths(Experiment), dict(search)
+    empty = [path for path, knob in search.items() if path in fields and knob == Knob(when=knob.when)]
+    for path in empty:
+        if (wanted := fields[path].metadata["search"]) is None:
+            legal = "needs choices, or low and high: the field has no suggested range"
+            raise ConfigError(f"search.{path}", _plain(search[path]), legal)
+        found[path] = config.override(search[path], wanted)
+    for path in empty:
+        when = dict(found[path].when)
+        for parent, values in _waits_for(path).items():
+            choices = found[parent].choices if parent in found else None
+            when |= {parent: [c for c in choices if c in values]} if choices and parent not in when else {}
+        found[path] = config.override(found[path], {"when": when})
+    return found
+
+
+def _waits_for(path: str) -> dict[str, tuple[Any, ...]]:
+    """Fields without whose value this one has no effect, with the values that give it one."""
+    section = path.rpartition(".")[0]
+    when = config.paths(Experiment)[path].metadata["when"]
+    return {
+        config.join(section, name): wanted if isinstance(wanted, tuple) else (wanted,)
+        for name, wanted in when.items()
+    }
+
+
 def check(search: Mapping[str, Knob], base: Experiment) -> None:
-    """Every knob is a field, every value in its range legal there, every `when` names a choice of another
-    knob.
+    """Every knob is a field that has an effect, every value in its range legal there, every `when` names a
+    choice of another knob.
 
     Raises:
         ConfigError: with the path below `search`.
@@ -51,6 +87,10 @@ def check(search: Mapping[str, Knob], base: Experiment) -> None:
             )
         distribution(path, knob)
         _check_when(path, knob, search)
+        for parent, wanted in _waits_for(path).items():
+            if parent not in search and (value := attrgetter(parent)(base)) not in wanted:
+                legal = f"has no effect where {parent} = {json.dumps(value)}"
+                raise ConfigError(f"search.{path}", _plain(knob), legal)
     order(search)
     check_values(search, base, lambda changed: None)
 
@@ -134,8 +174,8 @@ def distribution(path: str, knob: Knob) -> BaseDistribution:
         if knob.log or knob.step is not None:
             raise ConfigError(where, given, "choices take neither log nor step")
         return CategoricalDistribution([_code(choice) for choice in knob.choices])
-    kind = config.paths(Experiment)[path].type
-    if kind not in (int, float):
+    kind = _number_of(config.paths(Experiment)[path].type)
+    if kind is None:
         raise ConfigError(where, given, "needs choices: the field is no number")
     if knob.low is None or knob.high is None or not knob.low < knob.high:
         raise ConfigError(where, given, "needs low < high")
@@ -148,6 +188,12 @@ def distribution(path: str, knob: Knob) -> BaseDistribution:
     if not _whole(knob) or (knob.step is not None and not float(knob.step).is_integer()):
         raise ConfigError(where, given, "needs whole numbers")
     return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
+
+
+def _number_of(kind: Any) -> type | None:
+    """int or float, also of a field that may be null."""
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return next((number for number in (int, float) if number in kinds), None)
 
 
 def _check_step(where: str, step: float, width: Decimal, log: bool) -> None:

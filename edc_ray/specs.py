@@ -1,5 +1,6 @@
 """Sweep and ladder files with the changes of the command line."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,14 +20,17 @@ def is_ladder(file: str) -> bool:
 
 
 def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment]:
-    """A sweep file with `--set path=value` applied, and its experiment.
+    """A sweep file with `--set path=value` applied and empty knobs filled in, and its experiment.
 
     A path of `--set` is one of the file (budget.trials) or, for short, one of the experiment (recover.lr).
 
     Raises:
         ConfigError: names the path, the value and what is legal.
     """
-    return with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
+    from edc_ray import space  # Optuna, which only a search needs
+
+    sweep, base = with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
+    return dataclasses.replace(sweep, search=space.suggested(sweep.search)), base
 
 
 def load_ladder(file: str, changes: Sequence[str] = ()) -> tuple[Ladder, Experiment]:

@@ -508,9 +508,9 @@ def test_a_sweep_needs_a_folder_and_does_not_ask_the_network(capsys: pytest.Capt
     [
         (["sweep", "gone.yaml"], "file = 'gone.yaml'", "no such file"),
         (["plan", "sweeps/gone.yaml"], "file = 'sweeps/gone.yaml'", "no such file"),
-        (["condense", "."], "preset = '.'", "legal: digits/ipc1"),
+        (["condense", "."], "preset = '.'", "`edc-ray presets` lists the"),
         (["condense", "digits/ipc9"], "preset = 'digits/ipc9'", "did you mean digits/ipc"),
-        (["plan", "quickstart"], "preset = 'quickstart'", "legal: digits/ipc1"),
+        (["plan", "quickstart"], "preset = 'quickstart'", "`edc-ray presets` lists the"),
         (["condense", "digits/ipc1", "--set", "init.ipc=999"], "init.ipc = 999", "must be <= "),
         (["condense", "edc/cifar10/ipc1"], "dataset.path = 'data/cifar10'", FOLDER),
         (["report", "gone"], "folder = 'gone'", "is not of a sweep"),

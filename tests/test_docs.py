@@ -12,7 +12,7 @@ import pytest
 from edc_ray import cli, presets, specs
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(path for folder in (ROOT, ROOT / "tests") for path in folder.glob("*.md"))
+DOCUMENTS = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "tests") for path in folder.glob("*.md"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:edc-ray|python -m edc_ray\.sweep|make)\b")
 
@@ -55,7 +55,12 @@ COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in commands(
 def test_the_readme_shows_the_commands() -> None:
     shown = {line.split(" --set")[0] for name, line in COMMANDS if name == "README.md"}
     assert {"make sweep", "make test", "python -m edc_ray.sweep sweeps/quickstart.yaml"} <= shown
-    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == {"plan", "condense", "report"}
+    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == {
+        "plan",
+        "condense",
+        "report",
+        "presets",
+    }
 
 
 @pytest.mark.parametrize("line", [line for _, line in COMMANDS])
@@ -71,6 +76,9 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return
     argv = ["sweep", *words[3:]] if words[0] == "python" else words[1:]
     args = cli._parser().parse_args(argv)
+    if args.command == "presets":
+        assert args.markdown or presets.find(args.pattern)
+        return
     if args.command == "report" or args.target.startswith("store/"):
         return  # of a sweep that has run
     if "dataset.path=FOLDER" in args.set:

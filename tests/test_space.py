@@ -54,6 +54,7 @@ SEARCHED = sorted(
     if not path.startswith(("split.", "dataset."))
     and path not in ("seed", "init.seed", "evaluate.seeds")  # refused
     and path not in ("squeeze.observers", "squeeze.epochs", "init.factor")  # limit others, or are limited
+    and all(attrgetter(parent)(BASE) in values for parent, values in space._waits_for(path).items())
 )
 TABLES: dict[str, list[Any]] = {
     "init.kind": list(INITS),
@@ -123,6 +124,58 @@ def test_every_suggestion_of_a_legal_space_is_an_experiment(search: Search, seed
             assert knob.low is not None and knob.high is not None
             assert knob.low <= attrgetter(path)(made) <= knob.high
             assert type(attrgetter(path)(made)) is FIELDS[path].type
+
+
+def test_an_empty_knob_is_the_suggested_range_of_the_field() -> None:
+    """A field that waits for another waits for it here, where that one is searched by choices."""
+    asked = {
+        "recover.lr": Knob(),
+        "recover.flatness.rho": Knob(),
+        "recover.flatness.weight": Knob(),
+        "recover.flatness.kind": Knob(),
+        "evaluate.zeta": Knob(low=1, high=2),
+        "evaluate.temperature": Knob(when={"evaluate.loss": ["kl"]}),
+        "evaluate.loss": Knob(choices=("mse", "kl")),
+    }
+    got = space.suggested(asked)
+    kind, zeta, loss = "recover.flatness.kind", asked["evaluate.zeta"], asked["evaluate.loss"]
+    assert got == {
+        "recover.lr": Knob(low=0.005, high=0.25, log=True),
+        "recover.flatness.rho": Knob(low=0.01, high=0.5, log=True, when={kind: ["sam"]}),
+        "recover.flatness.weight": Knob(low=0.025, high=25, log=True, when={kind: ["logits", "statistics"]}),
+        kind: Knob(choices=("none", "logits", "statistics", "sam")),
+        "evaluate.zeta": zeta,
+        "evaluate.temperature": Knob(low=1, high=20, when={"evaluate.loss": ["kl"]}),
+        "evaluate.loss": loss,
+    }
+    space.check(got, BASE)
+
+
+@pytest.mark.parametrize("path", [path for path, field in FIELDS.items() if field.metadata["search"]])
+def test_a_suggested_range_can_be_searched(path: str) -> None:
+    needed = {parent: values[0] for parent, values in space._waits_for(path).items()}
+    base = config.override(BASE, needed)
+    search = space.suggested({path: Knob()})
+    space.check(search, base)
+    (params,) = ask(search)
+    assert space.apply(base, params, search) != base or len(search[path].choices or ()) > 1
+
+
+def test_a_field_without_a_suggested_range_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"search.recover.betas = {}: .* no suggested range"):
+        space.suggested({"recover.betas": Knob()})
+    file = tmp_path / "sweep.yaml"
+    file.write_text("search: {recover.lr: {}, init.crops: {low: 2, high: 3}}")
+    loaded = specs.load_file(str(file))[0].search
+    assert loaded == {"recover.lr": Knob(low=0.005, high=0.25, log=True), "init.crops": Knob(low=2, high=3)}
+
+
+def test_a_knob_that_can_have_no_effect_is_refused() -> None:
+    knob = {"evaluate.gamma": Knob(low=0.1, high=0.9)}
+    with pytest.raises(ConfigError, match=r'search.evaluate.gamma = .* where evaluate.schedule = "cos"'):
+        space.check(knob, BASE)
+    space.check(knob, config.override(BASE, {"evaluate.schedule": "alrs"}))
+    space.check(knob | {"evaluate.schedule": Knob(choices=("cos", "alrs"))}, BASE)
 
 
 @given(search=searches())

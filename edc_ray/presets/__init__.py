@@ -6,7 +6,7 @@ them, docs/presets.md has the whole table and what differs between the versions 
 
 import fnmatch
 
-from edc_ray.config import Experiment, override, unknown
+from edc_ray.config import ConfigError, Experiment, override, unknown
 from edc_ray.presets.baselines import BASELINES, LADDER
 from edc_ray.presets.edc import EDC, STUDENTS, STUDENTS_224, STUDENTS_SMALL
 from edc_ray.presets.table import CIFAR_OBSERVERS, Measured, Preset
@@ -38,7 +38,7 @@ def experiment(name: str | None) -> Experiment:
     if name is None:
         return Experiment()
     if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
+        raise _unknown(name)
     return override(Experiment(), PRESETS[name].changes)
 
 
@@ -54,8 +54,15 @@ def find(pattern: str | None) -> dict[str, Preset]:
         if pattern is None or pattern in name or fnmatch.fnmatchcase(name, pattern)
     }
     if not found:
-        raise unknown("preset", pattern, PRESETS)
+        raise _unknown(str(pattern))
     return found
+
+
+def _unknown(name: str) -> ConfigError:
+    error = unknown("preset", name, PRESETS)
+    if error.legal.startswith("unknown; did"):
+        return error
+    return ConfigError("preset", name, f"unknown; `edc-ray presets` lists the {len(PRESETS)} that there are")
 
 
 def students(name: str) -> dict[str, float]:

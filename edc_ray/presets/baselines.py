@@ -3,8 +3,8 @@
 The predecessors are written with the values of their own scripts (VILA-Lab/SRe2L with CDA,
 shaoshitong/G_VBSM_Dataset_Condensation, LINs-lab/RDED). What no field says, and so is missing here: the
 cyclic jitter of SRe2L and CDA, batches of one image of each class (a group is class-major), the warm-up of
-their Tiny-ImageNet training, the densification of G-VBSM, the patch shuffle of RDED. Where they do not say how
-their observers were trained, LONG_SQUEEZE trains them.
+their Tiny-ImageNet training, the densification of G-VBSM, the patch shuffle of RDED. Where they do not say
+how their observers were trained, LONG_SQUEEZE trains them.
 """
 
 from typing import Any
@@ -32,9 +32,9 @@ Changes = dict[str, Any]
 _FOUR = [R18, MBV2, EFF_B0, SHUFFLE]
 _NO_EMA = {"evaluate.ema_rate": None, "evaluate.ema_horizon": 0.0}
 _COS_TO_0 = {"evaluate.schedule": "cos", "evaluate.zeta": 1.0}
-_JPEG = {"recover.format": "jpeg", "recover.jpeg_quality": 75}
+_JPEG = {"recover.format": "jpeg"}
 
-# --- CONFIG A to G of the paper (Fig. 1, method.md 8.3): each is the one before with one idea more -----------
+# --- CONFIG A to G of the paper (Fig. 1, method.md 8.3): each is the one before with one idea more ----------
 # What a rung does not name is CONFIG G's on all of them, so that a step is what the paper says it is.
 
 _A: Changes = IN1K | IPC_10 | _COS_TO_0 | _NO_EMA | {
@@ -57,7 +57,7 @@ _FIG1 = "paper Fig. 1, Table 23"
 LADDER: dict[str, Preset] = {
     # name                                changes  published  measured
     "config_a/imagenet_1k/ipc10":  Preset(_A,      0.314, f"{_FIG1}: G-VBSM", None),
-    "config_b/imagenet_1k/ipc10":  Preset(_B,      0.344, f"{_FIG1}: + real initial images, half the steps", None),
+    "config_b/imagenet_1k/ipc10":  Preset(_B,      0.344, f"{_FIG1}: + real images, half the steps", None),
     "config_c/imagenet_1k/ipc10":  Preset(_C,      0.387, f"{_FIG1}: + smoothing LR", None),
     "config_d/imagenet_1k/ipc10":  Preset(_D,      0.395, f"{_FIG1}: + flatness", None),
     "config_e/imagenet_1k/ipc10":  Preset(_E,      0.462, f"{_FIG1}: + small batch, better backbones", None),
@@ -65,7 +65,7 @@ LADDER: dict[str, Preset] = {
     "config_g/imagenet_1k/ipc10":  Preset(_G,      0.486, f"{_FIG1}: + weak crops, EMA evaluation", None),
 }  # fmt: skip
 
-# --- SRe2L and CDA: one ResNet-18, BatchNorm statistics, noise ------------------------------------------------
+# --- SRe2L and CDA: one ResNet-18, BatchNorm statistics, noise ---------------------------------------------
 
 _SRE2L: Changes = _JPEG | _NO_EMA | _COS_TO_0 | {
     "init.kind": "noise", "recover.lr": 0.25, "recover.iterations": 4000, "recover.crop_min": 0.08,
@@ -91,10 +91,14 @@ _SRE2L_64: Changes = TINY | _SRE2L | {
 _SRE2L_224: Changes = IMAGENET_1K | _SRE2L | {
     "squeeze.observers": [R18], "relabel.batch_size": 1024, "evaluate.epochs": 300,
 }  # fmt: skip
-_CDA = {"recover.crop_min": 0.08, "recover.crop_min_start": 1.0, "recover.flip": True}  # whole images to crops
+_CDA = {
+    "recover.crop_min": 0.08,
+    "recover.crop_min_start": 1.0,
+    "recover.flip": True,
+}  # whole images to crops
 _CDA_64 = _CDA | {"recover.lr": 0.4, "recover.matching.weight": 0.05}
 
-# --- G-VBSM: several observers, all statistics, none of a class -------------------------------------------------
+# --- G-VBSM: several observers, all statistics, none of a class ---------------------------------------------
 
 _G_VBSM: Changes = _NO_EMA | _COS_TO_0 | {
     "init.kind": "noise", "recover.iterations": 4000, "recover.crop_min": 0.77,
@@ -119,7 +123,7 @@ _G_VBSM_224 = IMAGENET_1K | _G_VBSM | {
     "relabel.batch_size": 1024, "evaluate.epochs": 300, "evaluate.ce_weight": 0.1,
 }  # fmt: skip
 
-# --- RDED: the easiest crops of real images, not optimised ------------------------------------------------------
+# --- RDED: the easiest crops of real images, not optimised --------------------------------------------------
 # Its teacher labels every step; crops keep at least 1 / factor of the image; ImageNet's pixels everywhere.
 
 _RDED: Changes = _JPEG | _NO_EMA | {
@@ -141,7 +145,7 @@ def _batch(images: int) -> Changes:
     return {"relabel.batch_size": images}
 
 
-# --- controls: real images that nothing chose, and the start of EDC that nothing optimised ---------------------
+# --- controls: real images that nothing chose, and the start of EDC that nothing optimised ------------------
 
 _STILL = {"recover.iterations": 0}
 _REAL = _STILL | {"init.kind": "real"}
@@ -186,7 +190,7 @@ BASELINES: dict[str, Preset] = {
     "rded/cifar100/ipc1":               Preset(_RDED_100   | IPC_1  | _batch(20),   0.110, _T1, None),
     "rded/cifar100/ipc10":              Preset(_RDED_100   | IPC_10 | _batch(100),  0.426, _T1, None),
     "rded/cifar100/ipc50":              Preset(_RDED_100   | IPC_50 | _batch(200),  0.626, _T1, None),
-    "rded/tiny_imagenet/ipc1":          Preset(_RDED_64    | IPC_1  | _batch(100),  0.097, f"{_T1} (P16)", None),
+    "rded/tiny_imagenet/ipc1":          Preset(_RDED_64    | IPC_1  | _batch(100),  0.097, _T1, None),
     "rded/tiny_imagenet/ipc10":         Preset(_RDED_64    | IPC_10 | _batch(100),  0.419, _T1, None),
     "rded/tiny_imagenet/ipc50":         Preset(_RDED_64    | IPC_50 | _batch(100),  0.582, _T1, None),
     "rded/imagenet_10/ipc1":            Preset(_RDED_IN10  | IPC_1  | _batch(10),   0.249, _T1, None),

@@ -60,9 +60,10 @@ _OFFICIAL: Changes = {
     "evaluate.ema_bias_correction": False, "evaluate.ema_buffers": False,
     "quirks.swap_class_patch": True, "quirks.verifier_updates": True,
 }  # fmt: skip
-_JPEG = {"recover.format": "jpeg", "recover.jpeg_quality": 75}  # Pillow's default quality
+_JPEG = {"recover.format": "jpeg"}  # of Pillow's default quality, ours too
 _SGD = {
-    "evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.momentum": 0.875, "evaluate.weight_decay": 5e-4,
+    "evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.momentum": 0.875,
+    "evaluate.weight_decay": 5e-4,
 }  # fmt: skip
 _SQUEEZE_50 = {
     "squeeze.epochs": 50, "squeeze.batch_size": 64, "squeeze.lr": 0.05, "squeeze.schedule": "constant",

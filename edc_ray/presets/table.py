@@ -26,7 +26,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Changes to the default Experiment, the published top-1 accuracy (a fraction) with its source, and ours."""
+    """Changes to the default Experiment, the published top-1 accuracy (a fraction), its source, and ours."""
 
     changes: Mapping[str, Any]
     target: float | None
@@ -48,7 +48,11 @@ def _data(name: str, size_px: int, normalization: str, **more: Any) -> dict[str,
 
 
 _SHIFT = {"squeeze__augment__pad_px": 4, "statistics__augment__pad_px": 4, "statistics__shard_images": 5000}
-_SHIFT_64 = {"squeeze__augment__pad_px": 8, "statistics__augment__pad_px": 8, "statistics__shard_images": 5000}
+_SHIFT_64 = {
+    "squeeze__augment__pad_px": 8,
+    "statistics__augment__pad_px": 8,
+    "statistics__shard_images": 5000,
+}
 _CROP_224 = {
     "squeeze__augment__crop_min": 0.08, "statistics__augment__crop_min": 0.08, "statistics__patch": 16,
     "relabel__page_images": 500, "evaluate__student": R18,
