@@ -167,6 +167,18 @@ def test_rded_is_the_plain_recipe(
     assert torch.equal(got, plain_rded(cfg, images, noted.score, every))
 
 
+def test_rded_can_draw_from_a_pool_of_its_own_images() -> None:
+    """The official start: a folder of RDED images, 50 a class, from which each slot is drawn by itself."""
+    images, _ = data(8)
+    score = Noted(lambda crop: cross_entropies([network(0)], crop, 2, 8, (MEAN, STD)))
+    made = class_images(Init(kind="rded", ipc=9, factor=2), pool(images, score), 0, 0)
+    cfg = Init(kind="rded", ipc=30, pool=9, factor=2)
+    drawn = class_images(cfg, pool(images, score), 0, 0)
+    among = {tuple(image) for image in made.flatten(1).tolist()}
+    assert drawn.shape[0] == 30 and {tuple(image) for image in drawn.flatten(1).tolist()} == among
+    assert needed(cfg) == 36
+
+
 def test_rded_draws_different_images_and_every_crop_by_itself() -> None:
     images, _ = data(8)
     noted, whole = Noted(), Noted()

@@ -186,8 +186,8 @@ def test_official_has_the_scripts_values_and_the_quirks(data: str) -> None:
         "recover.matching.class_form": "within_image", "recover.matching.bias_correction": False,
         "recover.matching.reset": False, "recover.flatness.kind": "none", "quirks.swap_class_patch": True,
         "evaluate.ema_rate": 0.99, "evaluate.ema_bias_correction": False, "evaluate.ema_buffers": False,
-        "evaluate.ce_weight": 0.025, "evaluate.ce_label": "unmixed", "init.replacement": True,
-    }  # fmt: skip
+        "evaluate.ce_weight": 0.025, "evaluate.ce_label": "unmixed",
+    } | ({"init.replacement": True} if data in SMALL else {"init.pool": 50, "init.factor": 2})  # fmt: skip
     assert got(name, shared) == shared
     read = experiment(name).evaluate.report_epochs
     assert read is not None and (len(read), read[-1]) == (LOOKS[data], experiment(name).evaluate.epochs)

@@ -30,6 +30,11 @@ class Init:
         1, "factor^2 crops make one image", low=1, high=8, when={"kind": "rded"}, search={"low": 1, "high": 2}
     )
     crop_min: float = knob(0.08, "smallest area of a crop", 0.01, 1, when={"kind": "rded"})
+    pool: int | None = knob(
+        None,
+        "make so many images a class and draw ipc of them, each by itself (official: 50); null = make ipc",
+        low=1, when={"kind": "rded"},
+    )  # fmt: skip
     scorers: tuple[str, ...] | None = knob(
         None,
         "observers whose mean logits score images; null = the first",

@@ -46,7 +46,7 @@ def class_images(cfg: Init, pool: Pool, seed: int, label: int) -> UInt8[Tensor, 
 def needed(cfg: Init) -> int:
     """Images that the pool of a class must have at least."""
     if cfg.kind == "rded":
-        return cfg.ipc * cfg.factor**2  # no two crops of one image
+        return (cfg.pool or cfg.ipc) * cfg.factor**2  # no two crops of one image
     return 1 if cfg.replacement and cfg.kind in ("real", "folder") else cfg.ipc
 
 
@@ -78,7 +78,8 @@ def noise(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s
 
 
 def rded(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s s"]:
-    """RDED's selection: of random images the easiest crop each, of those the easiest, tiled.
+    """RDED's selection: of random images the easiest crop each, of those the easiest, tiled. With `pool` that
+    many tiles are made, and the official code's draw from such a folder follows.
 
     Ties go to the crop, and to the image, that was drawn first. Scores are those of the bytes that are kept.
     """
@@ -94,7 +95,8 @@ def rded(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s 
         kept.append(crops.unflatten(0, (-1, cfg.crops))[torch.arange(len(ids)), easiest.cpu()])
         losses.append(loss.gather(1, easiest[:, None])[:, 0])
     order = torch.cat(losses).argsort(stable=True)[: needed(cfg)].cpu()
-    return tile(torch.cat(kept)[order], cfg.factor)
+    tiles = tile(torch.cat(kept)[order], cfg.factor)
+    return tiles if cfg.pool is None else tiles[torch.randint(cfg.pool, (cfg.ipc,), generator=rng)]
 
 
 def difficulty(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s s"]:

@@ -276,7 +276,8 @@ def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> N
             f"must be <= {most // cfg.factor**2}: each image is made of init.factor^2 = {cfg.factor**2} of "
         )
         legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
-        raise ConfigError("init.ipc", cfg.ipc, legal)
+        path = "init.ipc" if cfg.pool is None else "init.pool"
+        raise ConfigError(path, cfg.pool or cfg.ipc, legal)
     if cfg.kind == "folder":
         files = data.start_listing(cfg.path, classes).files
         few, name = min((len(names), name) for name, names in zip(classes, files, strict=True))

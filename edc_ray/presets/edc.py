@@ -52,6 +52,7 @@ _PAPER: Changes = {
     "evaluate.ema_bias_correction": False, "evaluate.ema_buffers": False,
 }  # fmt: skip
 _DRAW_AGAIN = {"init.replacement": True}
+_POOL = {"init.pool": 50}
 
 _OFFICIAL: Changes = {
     "statistics.conv_variance": "per_batch",
@@ -126,7 +127,7 @@ _IN10_SQUEEZE = {
     "squeeze.weight_decay": 0.0,
 }  # fmt: skip
 IN10_PAPER = IN10 | _PAPER | _IN10_SQUEEZE
-IN10_OFFICIAL = IN10 | _OFFICIAL | _IN10_SQUEEZE | _JPEG | {
+IN10_OFFICIAL = IN10 | _OFFICIAL | _POOL | _IN10_SQUEEZE | _JPEG | {
     "squeeze.weights": "torchvision", "recover.observers": [R18, MBV2, SHUFFLE], "recover.iterations": 50,
     "recover.matching.momentum": 0.0, "statistics.batch_size": 256, "quirks.alphabetical_init": True,
     "evaluate.schedule": "ssrs", "evaluate.report_epochs": _looks(30, 1000),
@@ -140,7 +141,7 @@ IN1K = IMAGENET_1K | _FIXED | _RDED | {
     "relabel.batch_size": 100, "evaluate.epochs": 300,
 }  # fmt: skip
 IN1K_PAPER = IN1K | _PAPER
-IN1K_OFFICIAL = IN1K | _OFFICIAL | _JPEG | {
+IN1K_OFFICIAL = IN1K | _OFFICIAL | _POOL | _JPEG | {
     "statistics.batch_size": 256, "recover.iterations": 1000, "recover.group_images": 20,
     "quirks.verifier_updates": False, "quirks.double_conv_targets": True,
     "evaluate.schedule": "linear", "evaluate.report_epochs": _looks(30, 300),

@@ -26,7 +26,8 @@ WHY: dict[str, dict[str, str]] = {
         "squeeze.checkpoint_epoch": "B9: written at every tenth epoch index only",
         "statistics.conv_variance": "method.md 2.3: the mean over mini-batches",
         "statistics.batch_size": "method.md 2.3",
-        "init.pool": "method.md 3.1: drawn with replacement from a pool of 50 RDED images a class",
+        "init.pool": "method.md 3.1: drawn with replacement from 50 RDED images a class (less often twice on "
+        "ImageNet-10, which is left out)",
         "recover.iterations": "P6",
         "recover.crop_min": "P12: no weak augmentation on CIFAR-10",
         "recover.group_images": "P14, method.md 3.2: each GPU measures its own slice of the batch",
