@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from edc_ray import cli, presets
-from edc_ray.config import ConfigError, Experiment, dump, hashed, load
+from edc_ray import cli, pipeline, presets
+from edc_ray.artifacts import Store
+from edc_ray.config import ConfigError, Dataset, Experiment, dump, hashed, load, override
+from edc_ray.core import models
+from edc_ray.core.data import DATASETS, Listing, Source
+from edc_ray.core.data.cifar import CIFAR
+from edc_ray.core.data.folders import IMAGENET_10
+from edc_ray.core.data.source import Part, select
 from edc_ray.pipeline import check, check_names, graph
 from edc_ray.presets import PRESETS, experiment, text
 from edc_ray.presets.why import WHY
+from tests import layouts, tiny
 
 ROOT = Path(__file__).parents[1]
 SMALL, LARGE = ("cifar10", "cifar100", "tiny_imagenet"), ("imagenet_10", "imagenet_1k")
@@ -247,6 +255,97 @@ def test_baselines_do_what_their_names_say() -> None:
         if method == "t0":
             own = experiment(name.replace("t0/", "edc/"))
             assert (made.init, made.relabel, made.evaluate) == (own.init, own.relabel, own.evaluate)
+
+
+# --- they run -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has data/NAME of every dataset, with the images that a start with 50 a class needs; CIFAR is known."""
+    root = tmp_path_factory.mktemp("datasets")
+    for name in ("cifar10", "cifar100"):
+        (root / "data" / name).mkdir(parents=True)
+    layouts.write_tiny_imagenet(root / "data" / "tiny_imagenet", 50, 1)
+    layouts.write_imagenet(root / "data" / "imagenet_10", IMAGENET_10, 200, 1, 8)
+    (root / "data" / "imagenet_1k").mkdir()
+    return root
+
+
+def thousand(cfg: Dataset) -> Listing:
+    """ImageNet-1k as `plan` sees it: names and counts, but no files."""
+    labels = torch.arange(200 * 1000) % 1000
+    part = Part(labels, torch.arange(len(labels)), lambda rows: iter(()))
+    return select(Listing(tuple(f"n{i:08d}" for i in range(1000)), part, part), cfg)
+
+
+@pytest.mark.parametrize("data", ("digits", *SMALL, *LARGE))
+def test_every_preset_can_be_planned(
+    data: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is downloaded, decoded or written. 200 images a class are enough: 50 RDED images of 4 crops."""
+    monkeypatch.chdir(data_folder)
+    monkeypatch.setitem(DATASETS, "imagenet_1k", Source(thousand, lambda cfg: "a thousand"))
+    before = sorted(data_folder.rglob("*"))
+    for name in PRESETS:
+        if data not in name.split("/")[:2]:
+            continue
+        assert cli.main(["plan", name]) == 0, name
+        head, *rows = capsys.readouterr().out.splitlines()
+        assert head.split() == ["artifact", "units", "to", "do"], name
+        stages = [row.split("-")[0] for row in rows]
+        assert stages[0] == "ingest" and set(pipeline.needed(experiment(name))) == set(stages), name
+        assert stages.count("evaluate") == len(experiment(name).evaluate.seeds)
+    assert sorted(data_folder.rglob("*")) == before
+
+
+ONE_EACH = [f"edc/{data}/ipc1{version}" for data in SMALL + LARGE for version in ("", "/paper", "/official")]
+ONE_EACH += [f"{name}/cifar10/ipc10" for name in ("sre2l", "cda", "g_vbsm", "rded", "random_real_hard")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_all_stages_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations, two students' epochs, a few real images of three classes, ImageNet at 64 px."""
+    preset = experiment(name)
+    data, size = preset.dataset.name, min(64, preset.dataset.size_px)
+    layouts.trust_cifar(monkeypatch, train=8, test=2)
+    if data in CIFAR:
+        layouts.write_cifar(data, tmp_path / data, 8, 2)
+        classes = CIFAR[data].classes[:3]
+    elif data == "tiny_imagenet":
+        layouts.write_tiny_imagenet(tmp_path / data, 8, 2)
+        classes = layouts.WNIDS
+    else:
+        classes = IMAGENET_10[:3] if data == "imagenet_10" else layouts.WNIDS
+        layouts.write_imagenet(tmp_path / data, classes, 8, 2, 72)
+    small: dict[str, Any] = {
+        "dataset.path": str(tmp_path / data), "dataset.size_px": size, "dataset.classes": list(classes),
+        "squeeze.epochs": 1, "squeeze.batch_size": 8, "statistics.shard_images": 16, "init.ipc": 1,
+        "init.mipc": 8, "init.crops": 2, "relabel.batch_size": 2, "evaluate.epochs": 2,
+        "evaluate.seeds": [0],
+    }  # fmt: skip
+    small |= {"squeeze.checkpoint_epoch": 1} if preset.squeeze.checkpoint_epoch else {}
+    small |= {"init.pool": 2} if preset.init.pool else {}
+    small |= {"recover.iterations": 2} if preset.recover.iterations else {}
+    small |= {"evaluate.report_epochs": [1, 2]} if preset.evaluate.report_epochs else {}
+    if preset.squeeze.weights:  # not downloaded, but read from files
+        for observer in preset.squeeze.observers:
+            made = models.build(observer, 3, size, 0).state_dict()
+            file = tmp_path / "weights" / f"{observer.replace('/', '-')}.pth"
+            file.parent.mkdir(exist_ok=True)
+            torch.save({key.removeprefix("net."): value for key, value in made.items()}, file)
+        small |= {"squeeze.weights": str(tmp_path / "weights"), "squeeze.epochs": preset.squeeze.epochs and 1}
+    exp = override(preset, small)
+    store, how = Store(str(tmp_path / "store")), tiny.runtime()
+    done = tiny.in_process(store, exp, how)
+    assert {stage for stage, _, _ in done} == {t.stage for t in graph.tasks(exp)} - {"relabel"}
+    images = next(
+        value[0]["images"] for key, value in done.items() if key[0] == "recover" and key[2] == "all"
+    )
+    assert images.shape[0] == 3 and images.shape[-1] == size
+    (accuracy,) = (value[1]["accuracy"] for key, value in done.items() if key[0] == "evaluate")
+    assert 0 <= accuracy <= 1
 
 
 # --- the command --------------------------------------------------------------------------------------------
