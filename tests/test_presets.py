@@ -322,7 +322,7 @@ def test_all_stages_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     small: dict[str, Any] = {
         "dataset.path": str(tmp_path / data), "dataset.size_px": size, "dataset.classes": list(classes),
         "squeeze.epochs": 1, "squeeze.batch_size": 8, "statistics.shard_images": 16, "init.ipc": 1,
-        "init.mipc": 8, "init.crops": 2, "relabel.batch_size": 2, "evaluate.epochs": 2,
+        "init.mipc": 8, "init.crops": 2, "relabel.batch_size": 2, "relabel.page_images": 6, "evaluate.epochs": 2,
         "evaluate.seeds": [0],
     }  # fmt: skip
     small |= {"squeeze.checkpoint_epoch": 1} if preset.squeeze.checkpoint_epoch else {}

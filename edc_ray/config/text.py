@@ -1,6 +1,7 @@
 """Text to config and back. `load` and `override` refuse what is not legal, naming path, value and what is."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -19,16 +20,23 @@ def load(cls: type[T], data: object) -> T:
     Raises:
         ConfigError: unknown key, wrong type or value; names the path, the value and what is legal.
     """
-    from pydantic import TypeAdapter, ValidationError  # only here: core runs where pydantic is not
+    from pydantic import ValidationError
 
     if not isinstance(data, Mapping):
         raise ConfigError("", data, f"must be a mapping with the keys {', '.join(_names(cls))}")
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(data))
+        return cast(T, _adapter(cls).validate_json(json.dumps(data)))
     except ValidationError as error:
         raise _explain(cls, error.errors()) from None
     except (TypeError, ValueError) as error:  # json's: a set, an alias inside itself
         raise ConfigError("", data, f"must be plain data: {error}") from None
+
+
+@functools.cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter  # only here: core runs where pydantic is not
+
+    return TypeAdapter(cls)
 
 
 def _explain(cls: type, errors: Sequence[Mapping[str, Any]]) -> ConfigError:

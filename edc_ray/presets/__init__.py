@@ -5,6 +5,7 @@ them, docs/presets.md has the whole table and what differs between the versions 
 """
 
 import fnmatch
+import functools
 
 from edc_ray.config import ConfigError, Experiment, override, unknown
 from edc_ray.presets.baselines import BASELINES, LADDER
@@ -29,6 +30,7 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 
+@functools.cache
 def experiment(name: str | None) -> Experiment:
     """The experiment of a preset; None = the defaults.
 
