@@ -170,7 +170,7 @@ def test_rded_is_the_plain_recipe(
 def test_rded_can_draw_from_a_pool_of_its_own_images() -> None:
     """The official start: a folder of RDED images, 50 a class, from which each slot is drawn by itself."""
     images, _ = data(8)
-    score = Noted(lambda crop: cross_entropies([network(0)], crop, 2, 8, (MEAN, STD)))
+    score = Noted(lambda crop: cross_entropies([network(0)], 2, 8, (MEAN, STD), 64, crop))
     made = class_images(Init(kind="rded", ipc=9, factor=2), pool(images, score), 0, 0)
     cfg = Init(kind="rded", ipc=30, pool=9, factor=2)
     drawn = class_images(cfg, pool(images, score), 0, 0)

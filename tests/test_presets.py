@@ -321,9 +321,9 @@ def test_all_stages_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         layouts.write_imagenet(tmp_path / data, classes, 8, 2, 72)
     small: dict[str, Any] = {
         "dataset.path": str(tmp_path / data), "dataset.size_px": size, "dataset.classes": list(classes),
-        "squeeze.epochs": 1, "squeeze.batch_size": 8, "statistics.shard_images": 16, "init.ipc": 1,
-        "init.mipc": 8, "init.crops": 2, "relabel.batch_size": 2, "relabel.page_images": 6, "evaluate.epochs": 2,
-        "evaluate.seeds": [0],
+        "squeeze.epochs": 1, "squeeze.batch_size": 8, "squeeze.lr": 1e-3, "statistics.shard_images": 16,
+        "init.ipc": 1, "init.mipc": 8, "init.crops": 2, "relabel.batch_size": 2, "relabel.page_images": 6,
+        "evaluate.epochs": 2, "evaluate.seeds": [0],
     }  # fmt: skip
     small |= {"squeeze.checkpoint_epoch": 1} if preset.squeeze.checkpoint_epoch else {}
     small |= {"init.pool": 2} if preset.init.pool else {}

@@ -25,7 +25,7 @@ def load(cls: type[T], data: object) -> T:
     if not isinstance(data, Mapping):
         raise ConfigError("", data, f"must be a mapping with the keys {', '.join(_names(cls))}")
     try:
-        return cast(T, _adapter(cls).validate_json(json.dumps(data)))
+        return cast(T, _adapter(cast(Any, cls)).validate_json(json.dumps(data)))
     except ValidationError as error:
         raise _explain(cls, error.errors()) from None
     except (TypeError, ValueError) as error:  # json's: a set, an alias inside itself
@@ -33,7 +33,7 @@ def load(cls: type[T], data: object) -> T:
 
 
 @functools.cache
-def _adapter(cls: type) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter  # only here: core runs where pydantic is not
 
     return TypeAdapter(cls)

@@ -1,9 +1,11 @@
 """PRESETS for a person: the lines of `edc-ray presets`, and docs/presets.md."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from edc_ray.config import Experiment, hashed
+from edc_ray.config import Experiment
+from edc_ray.config.fields import active
 from edc_ray.presets import PRESETS, experiment, students
 from edc_ray.presets.table import Measured, Preset
 from edc_ray.presets.why import LEFT_OUT, WHY
@@ -132,22 +134,24 @@ def _names(datasets: Sequence[str]) -> str:
 
 
 def _flat(name: str) -> dict[str, Any]:
+    """Every field that has an effect."""
     found: dict[str, Any] = {}
 
-    def walk(section: Mapping[str, Any], prefix: str) -> None:
-        for key, value in section.items():
-            if isinstance(value, Mapping):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = value
+    def walk(section: Any, prefix: str) -> None:
+        for f in dataclasses.fields(section):
+            value = getattr(section, f.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{f.name}.")
+            elif active(section, f):
+                found[prefix + f.name] = value
 
-    walk(hashed(experiment(name)), "")
+    walk(experiment(name), "")
     return found
 
 
 def _short(value: Any) -> str:
     """Long lists of numbers by their ends."""
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         texts = [_short(item) for item in value]
         return (
             ", ".join(texts) if len(texts) <= 8 else f"{texts[0]}, {texts[1]} ... {texts[-1]} ({len(texts)})"
