@@ -141,7 +141,7 @@ def test_groups_that_take_over_are_one_unit_and_resume_to_the_same_bits(store: S
     assert isinstance(last, Receipt)
     want = artifact.read(unit)[0]["images"]
     artifact.remove(unit)
-    for cut in range(1, 12, 2):  # killed after every other iteration
+    for cut in (1, 2, 7):  # killed after so many iterations, again and again
         worker = Worker(store, Runtime(labels="inline", device="cpu", checkpoint_seconds=0))
         for done, _ in enumerate(worker.run(task, unit)):
             if done == cut:
@@ -210,7 +210,6 @@ def test_the_variance_of_convolutions_counts_and_its_batches_too(store: Store) -
         {},
         {"statistics__conv_variance": "per_batch", "statistics__batch_size": 32},
         {"statistics__conv_variance": "per_batch", "statistics__batch_size": 4},
-        {"statistics__patch": 2},
         {"statistics__patch": 16},
     ):
         task = ensure(quick(**changes), store, INLINE, in_process(store, INLINE), upto="recover")[-1]

@@ -121,8 +121,7 @@ def test_labels_are_class_major() -> None:
     assert make(experiment(), slice(1, 2)).labels.tolist() == [[2, 2, 2, 3, 3, 3]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("per_group", [1, 2])
+@pytest.mark.parametrize("kind, per_group", [*((kind, 1) for kind in KINDS), ("none", 2)])
 def test_groups_in_one_forward_equal_one_by_one(kind: Kind, per_group: int) -> None:
     exp, size = experiment(kind, classes_per_group=per_group), per_group * IPC
     together = run(make(exp), begin(make(exp), start())).images.detach()
@@ -147,7 +146,7 @@ def test_a_group_has_the_same_bits_whoever_runs_beside_it(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [0, 1, 3, 5, 6])
+@pytest.mark.parametrize("stop", [0, 3, 6])
 def test_an_interrupted_run_gives_the_same_bits(kind: Kind, stop: int) -> None:
     p = make(experiment(kind))
     want = run(p, begin(p, start()))
