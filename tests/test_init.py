@@ -90,7 +90,7 @@ def test_both_seeds_and_the_class_matter(kind: str) -> None:
 def test_a_pool_that_is_too_small_is_refused(kind: str) -> None:
     images, _ = data()
     cfg = Init(kind=kind, ipc=IPC, factor=2)
-    least = 12 if kind == "rded" else 3
+    least = {"rded": 12, "noise": 1}.get(kind, 3)
     assert needed(cfg) == least
     assert class_images(cfg, pool(images[:least]), 0, 0).shape[0] == IPC
     with pytest.raises(ValueError, match=f"class 5 has {least - 1} images to start from and needs {least}"):

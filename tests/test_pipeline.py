@@ -950,6 +950,7 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
         1,
         "init.mipc = 3, the smallest class",
     ),
+    ({"init.kind": "difficulty", "init.replacement": True, "init.ipc": 13}, "init.ipc", 13, "must be <= 12"),
     ({"dataset.limit": 5}, "init.ipc", 1, "must be <= 0: the smallest class keeps 0"),
     ({"split.val": 0.9, "dataset.limit": 20}, "init.ipc", 1, "must be <= 0"),
     ({"dataset.path": "x"}, "dataset.path", "x", "must be null"),

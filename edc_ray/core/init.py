@@ -47,7 +47,8 @@ def needed(cfg: Init) -> int:
     """Images that the pool of a class must have at least."""
     if cfg.kind == "rded":
         return (cfg.pool or cfg.ipc) * cfg.factor**2  # no two crops of one image
-    return 1 if cfg.replacement and cfg.kind in ("real", "folder") else cfg.ipc
+    again = cfg.kind == "noise" or (cfg.replacement and cfg.kind != "difficulty")
+    return 1 if again else cfg.ipc
 
 
 # --- drawn --------------------------------------------------------------------------------------------------

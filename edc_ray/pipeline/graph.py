@@ -268,7 +268,8 @@ _check_model = functools.lru_cache(maxsize=256)(models.check)
 def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
     """least: training images of the smallest class. Every experiment draws some, for its baseline."""
     cfg, kept = experiment.init, f"the smallest class keeps {least} training images"
-    if cfg.ipc > least and not cfg.replacement:
+    drawn = init.needed(replace(cfg, kind="real"))
+    if (init.needed(cfg) if cfg.kind == "difficulty" else drawn) > least:
         legal = f"must be <= {least}: {kept} after split.val = {experiment.split.val:g}"
         raise ConfigError("init.ipc", cfg.ipc, legal)
     if cfg.kind == "rded" and init.needed(cfg) > (most := min(least, cfg.mipc)):
