@@ -17,29 +17,199 @@ class Mutant:
 
 
 MUTANTS: list[Mutant] = [
+    # --- data ---
+    Mutant(
+        "val is inside fit", CORE + "data/splits.py",
+        "return (~held).nonzero().flatten(),", "return torch.arange(len(held)),",
+        "tests/test_data.py",
+    ),
+    Mutant(
+        "pixels are divided by the deviation before the mean is taken off", CORE + "data/pixels.py",
+        "(images.float() / 255 - _column(mean, images)) / _column(std, images)",
+        "images.float() / 255 / _column(std, images) - _column(mean, images)",
+        "tests/test_data.py",
+    ),
     # --- initial images ---
     Mutant(
         "RDED keeps the hardest crops", CORE + "init.py",
-        "order = torch.cat(losses).argsort(stable=True)[: needed(cfg)]",
-        "order = torch.cat(losses).argsort(stable=True, descending=True)[: needed(cfg)]",
+        "argsort(stable=True)[: needed(cfg)]", "argsort(stable=True, descending=True)[: needed(cfg)]",
         "tests/test_init.py",
     ),
     Mutant(
-        "RDED tiles the crops of one image side by side", CORE + "init.py",
+        "RDED tiles the best crops side by side", CORE + "init.py",
         "crops.unflatten(0, (factor, factor, -1))",
         "crops.unflatten(0, (-1, factor, factor)).permute(1, 2, 0, 3, 4, 5)",
         "tests/test_init.py",
     ),
     Mutant(
         "RDED keeps the first crop of an image", CORE + "init.py",
-        "easiest = loss.argmin(1)", "easiest = loss.argmin(1) * 0", "tests/test_init.py",
+        "easiest = loss.argmin(1)", "easiest = loss.argmin(1) * 0",
+        "tests/test_init.py",
     ),
     Mutant(
         "small crops are scored in a corner", CORE + "init.py",
-        "sides = (less // 2, less - less // 2)", "sides = (0, less)", "tests/test_init.py",
+        "sides = (less // 2, less - less // 2)", "sides = (0, less)",
+        "tests/test_init.py",
     ),
     Mutant(
-        "images are drawn with replacement when they should not be", CORE + "init.py",
-        "if cfg.replacement:", "if not cfg.replacement:", "tests/test_init.py",
+        "images are drawn with replacement where they should not be", CORE + "init.py",
+        "if cfg.replacement:", "if not cfg.replacement:",
+        "tests/test_init.py",
+    ),
+    Mutant(
+        "the observers score images as the class that is drawn next", PIPELINE + "condense.py",
+        "partial(init.cross_entropies, models, sources[label],", "partial(init.cross_entropies, models, sources[label - 1],",
+        "tests/test_pipeline.py::test_observers_choose_initial_images_from_the_training_part",
+    ),
+    # --- views ---
+    Mutant(
+        "the partners of CutMix come from other batches", CORE + "views.py",
+        'joined["partner"] = joined["partner"] + torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)\n', "\n",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "rows and columns of the CutMix box are exchanged", CORE + "views.py",
+        "rows[:, :, None] & columns[:, None, :]", "rows[:, None, :] & columns[:, :, None]",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "MixUp gives the partner the share of the image", CORE + "views.py",
+        "torch.lerp(other, crops, own[", "torch.lerp(crops, other, own[",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "a last image alone is a batch", CORE + "views.py",
+        "full + (rest > 1)", "full + (rest > 0)",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "crops are flipped when they should not be", CORE + "views.py",
+        "at = torch.where(flip[:, None], at.flip(1), at)", "at = torch.where(flip[:, None], at, at.flip(1))",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "RandAugment gives images the operations of others", CORE + "randaugment.py",
+        "torch.cat(done)[order.argsort()", "torch.cat(done)[order",
+        "tests/test_randaugment.py",
+    ),
+    Mutant(
+        "RandAugment knows no negative magnitudes", CORE + "randaugment.py",
+        "-amount if magnitude < 0 else amount", "amount",
+        "tests/test_randaugment.py",
+    ),
+    # --- labels ---
+    Mutant(
+        "labels are made without the CutMix of the view", CORE + "relabel.py",
+        "mixed = views.apply(views.concat(drawn), images, pixels)",
+        "mixed = images[views.concat(drawn).ids]",
+        "tests/test_relabel.py",
+    ),
+    Mutant(
+        "labelling observers look at their batch by default", CORE + "relabel.py",
+        'if cfg.teacher_bn == "batch":', 'if cfg.teacher_bn != "batch":',
+        "tests/test_relabel.py",
+    ),
+    Mutant(
+        "all observers label, whoever was chosen", PIPELINE + "judge.py",
+        "for name in exp.relabel.observers or exp.squeeze.observers]", "for name in exp.squeeze.observers]",
+        "tests/test_judge.py tests/test_pipeline.py",
+    ),
+    # --- losses and schedules ---
+    Mutant(
+        "the cosine loss has the wrong sign", CORE + "losses.py",
+        "1 - functional.cosine_similarity(logits, soft).mean()", "1 + functional.cosine_similarity(logits, soft).mean()",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "KL goes in the other direction", CORE + "losses.py",
+        "functional.kl_div(ours, theirs,", "functional.kl_div(theirs, ours,",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "the cross-entropy has weight 1", CORE + "losses.py",
+        "+ cfg.ce_weight * entropy", "+ entropy",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "schedules are one epoch ahead", CORE + "schedules.py",
+        "(cfg, epoch / cfg.epochs, losses)", "(cfg, (epoch + 1) / cfg.epochs, losses)",
+        "tests/test_schedules.py",
+    ),
+    Mutant(
+        "SSRS falls to half of where the cosine was", CORE + "schedules.py",
+        "return cos(cfg, cfg.fall, losses) * (1 - share)", "return cos(cfg, cfg.fall, losses) * (1 - share) / 2",
+        "tests/test_schedules.py",
+    ),
+    Mutant(
+        "multistep steps one epoch late", CORE + "schedules.py",
+        "share >= milestone", "share > milestone",
+        "tests/test_schedules.py",
+    ),
+    Mutant(
+        "zeta speeds up", CORE + "schedules.py",
+        "math.cos(math.pi * share / cfg.zeta)", "math.cos(math.pi * share * cfg.zeta)",
+        "tests/test_schedules.py",
+    ),
+    # --- training ---
+    Mutant(
+        "weight decay on biases and norms", CORE + "fit.py",
+        '{"params": kept, "weight_decay": 0.0}', '{"params": kept, "weight_decay": weight_decay}',
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "averaged weights without bias correction", CORE + "train.py",
+        "v / (1 - self.rate**steps) if self.corrected else v", "v",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "the average is taken before the step", CORE + "train.py",
+        "        self.optimizer.step()\n        self.averages.update()", "        self.averages.update()\n        self.optimizer.step()",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "mixed hard labels give the image the partner's share", CORE + "train.py",
+        "torch.lerp(own[view.partner.to(own.device)], own,", "torch.lerp(own, own[view.partner.to(own.device)],",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "students are judged in training mode", CORE + "train.py",
+        "        self.model.eval()\n        try:", "        try:",
+        "tests/test_train.py",
+    ),
+    Mutant(
+        "observers are trained without augmentation", CORE + "squeeze.py",
+        "model(views.augment(images[ids], cfg.augment, rng))", "model(images[ids])",
+        "tests/test_train.py",
+    ),
+    # --- the stages and their names ---
+    Mutant(
+        "test is read where val was asked for", PIPELINE + "worker.py",
+        '"val" if split.val > 0 else "test"', '"test"',
+        "tests/test_pipeline.py",
+    ),
+    Mutant(
+        "a maximum over looks at test is the accuracy", PIPELINE + "judge.py",
+        '"accuracy": reports[-1][1]', '"accuracy": max(value for _, value in reports)',
+        "tests/test_judge.py",
+    ),
+    Mutant(
+        "keys do not hold the quirks of recover", PIPELINE + "stages.py",
+        'return "recover", *_RECOVER_QUIRKS, "seed", "precision"', 'return "recover", "seed", "precision"',
+        "tests/test_pipeline.py",
+    ),
+    Mutant(
+        "keys do not hold the views of students with hard labels", PIPELINE + "stages.py",
+        "views = _VIEWS if _hard(experiment) else ()", "views: tuple[str, ...] = ()",
+        "tests/test_pipeline.py::test_names_hold_only_what_the_experiment_uses",
+    ),
+    Mutant(
+        "keys do not hold the content of raw files", PIPELINE + "graph.py",
+        "if files is not None:", "if files is None:",
+        "tests/test_pipeline.py tests/test_start.py",
+    ),
+    Mutant(
+        "keys do not hold the version of the stage", PIPELINE + "graph.py",
+        '{"stage": stage, "version": row.version}', '{"stage": stage}',
+        "tests/test_pipeline.py",
     ),
 ]  # fmt: skip
