@@ -61,6 +61,119 @@ MUTANTS: list[Mutant] = [
         "partial(init.cross_entropies, models, sources[label],", "partial(init.cross_entropies, models, sources[label - 1],",
         "tests/test_pipeline.py::test_observers_choose_initial_images_from_the_training_part",
     ),
+    # --- statistics and matching ---
+    Mutant(
+        "mean and variance of the patches are exchanged", CORE + "stats.py",
+        "return mean.flatten(1), var.flatten(1)", "return var.flatten(1), mean.flatten(1)",
+        "tests/test_stats.py",
+    ),
+    Mutant(
+        "pooled class variance leaves out what lies between images", CORE + "stats.py",
+        "(var + square - mean.square()).clamp_min(0)", "var",
+        "tests/test_stats.py",
+    ),
+    Mutant(
+        "patches are cut off instead of resized", CORE + "stats.py",
+        "math.ceil(side / patch) * patch for", "max(1, side // patch) * patch for",
+        "tests/test_stats.py",
+    ),
+    Mutant(
+        "class weight and global weight are exchanged", CORE + "matching.py",
+        "(1 - a) * far + a * near", "a * far + (1 - a) * near",
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "running statistics without bias correction (B5)", CORE + "matching.py",
+        "average / (1 - cfg.momentum**visits) if cfg.bias_correction else average", "average",
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "the straight-through gradient is scaled by the momentum", CORE + "matching.py",
+        "value + (now - now.detach())", "value + (1 - cfg.momentum) * (now - now.detach())",
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "the last layer has the weight of the pixels", CORE + "matching.py",
+        "weight[:1] = cfg.first_multiplier", "weight[-1:] = cfg.first_multiplier",
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "class targets of the patches are always exchanged (B2)", CORE + "matching.py",
+        'reversed(pair) if swap_patch and kind == "patch"', 'reversed(pair) if kind == "patch"',
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "per-class terms are not weighted by p(c)", CORE + "matching.py",
+        "torch.where(share > 0, share * near, 0)", "torch.where(share > 0, near, 0)",
+        "tests/test_matching.py",
+    ),
+    Mutant(
+        "BatchNorm is matched to the data, not to its running statistics", CORE + "matching.py",
+        "return module.running_mean[None].double().cpu(), module.running_var[None].double().cpu()", "pass",
+        "tests/test_matching.py",
+    ),
+    # --- recovery ---
+    Mutant(
+        "groups take their images class by class instead of in order", CORE + "recover/problem.py",
+        "image // self.ipc for image", "image % self.ipc for image",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "each image has a crop of its own where the group should share one", CORE + "recover/loss.py",
+        'if cfg.crop == "batch" else', 'if cfg.crop != "batch" else',
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "BatchNorm layers drop out too", CORE + "recover/loss.py",
+        "((torch.stack(draws) >= rate) | stays)", "(torch.stack(draws) >= rate)",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "the crop grows from crop_min to crop_min_start (CDA backwards)", CORE + "recover/loss.py",
+        "0.5 * (1 + math.cos(math.pi * iteration", "0.5 * (1 - math.cos(math.pi * iteration",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "flatness is KL of the averaged images from the current ones", CORE + "recover/loss.py",
+        "(ours.exp() * (ours - theirs)).sum(1)", "(theirs.exp() * (theirs - ours)).sum(1)",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "the learning rate is one iteration ahead", CORE + "recover/loop.py",
+        "math.cos(math.pi * t /", "math.cos(math.pi * (t + 1) /",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "images leave the range of pixels", CORE + "recover/loop.py",
+        "(0 - problem.mean) / problem.std, (1 - problem.mean)", "(0 - problem.mean) / problem.std, (2 - problem.mean)",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "the first observer has every turn", CORE + "recover/loop.py",
+        "[state.turns % count]", "[0 * state.turns % count]",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "SAM goes downhill", CORE + "recover/loop.py",
+        "(state.images.detach() + step)", "(state.images.detach() - step)",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "averaged images follow the iterates without delay", CORE + "recover/loop.py",
+        "torch.lerp(state.images.detach(), state.averaged, cfg.flatness.beta)",
+        "torch.lerp(state.averaged, state.images.detach(), cfg.flatness.beta)",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "groups do not take over running statistics without reset (B6)", CORE + "recover/chain.py",
+        "saved, before = None, self._state", "saved, before = None, None",
+        "tests/test_recover.py",
+    ),
+    Mutant(
+        "images are truncated where they should be rounded (B16)", CORE + "storage.py",
+        'levels.round() if cfg.format == "uint8" else levels', "levels",
+        "tests/test_recover.py",
+    ),
     # --- views ---
     Mutant(
         "the partners of CutMix come from other batches", CORE + "views.py",
