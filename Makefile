@@ -13,7 +13,7 @@ FILE ?= sweeps/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sweep test test-fast test-slow lint bench clean
+.PHONY: help venv sweep test test-fast test-slow mutants lint bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -45,6 +45,9 @@ test-fast: .venv/.done ## the part that needs no Ray
 # pytest exits with 5 when no test is marked slow.
 test-slow: .venv/.done ## lost nodes, kill -9, long runs
 	$(BIN)/pytest -m "slow and not gpu" || [ $$? -eq 5 ]
+
+mutants: .venv/.done ## seeded bugs, each of which a test must catch; ARGS='WORD ...' chooses some
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: .venv/.done ## ruff, mypy, import layers
 	$(BIN)/ruff check .

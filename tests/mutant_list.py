@@ -58,7 +58,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "the observers score images as the class that is drawn next", PIPELINE + "condense.py",
-        "partial(init.cross_entropies, models, sources[label],", "partial(init.cross_entropies, models, sources[label - 1],",
+        "cross_entropies, models, sources[label],", "cross_entropies, models, sources[label - 1],",
         "tests/test_pipeline.py::test_observers_choose_initial_images_from_the_training_part",
     ),
     # --- statistics and matching ---
@@ -112,72 +112,87 @@ MUTANTS: list[Mutant] = [
         "return module.running_mean[None].double().cpu(), module.running_var[None].double().cpu()", "pass",
         "tests/test_matching.py",
     ),
+    Mutant(
+        "the average over batches does not weigh them by their images", CORE + "stats.py",
+        "(pair * owner.bincount()[:, None]).sum(1)", "pair.mean(1) * len(z)",
+        "tests/test_stats.py::test_the_average_over_batches_weighs_them_by_their_images",
+    ),
     # --- recovery ---
+    Mutant(
+        "weights of observers change the size of the loss", CORE + "recover/problem.py",
+        "weight * len(given) / sum(given)", "weight",
+        "tests/test_observers.py::test_every_gradient_equals_the_one_by_hand",
+    ),
+    Mutant(
+        "the verifier looks one iteration late (B7)", CORE + "recover/loop.py",
+        "t % verifier_every(", "(t + 1) % verifier_every(",
+        "tests/test_observers.py::test_the_verifier_looks_at_every_hundredth_iteration",
+    ),
     Mutant(
         "groups take their images class by class instead of in order", CORE + "recover/problem.py",
         "image // self.ipc for image", "image % self.ipc for image",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_labels_are_class_major",
     ),
     Mutant(
         "each image has a crop of its own where the group should share one", CORE + "recover/loss.py",
         'if cfg.crop == "batch" else', 'if cfg.crop != "batch" else',
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_a_group_shares_one_crop_of_its_own",
     ),
     Mutant(
         "BatchNorm layers drop out too", CORE + "recover/loss.py",
-        "((torch.stack(draws) >= rate) | stays)", "(torch.stack(draws) >= rate)",
-        "tests/test_recover.py",
+        "(torch.stack(draws) >= rate) | stays", "torch.stack(draws) >= rate",
+        "tests/test_observers.py::test_convolutions_drop_out_as_often_as_asked_and_batchnorms_never",
     ),
     Mutant(
         "the crop grows from crop_min to crop_min_start (CDA backwards)", CORE + "recover/loss.py",
         "0.5 * (1 + math.cos(math.pi * iteration", "0.5 * (1 - math.cos(math.pi * iteration",
-        "tests/test_recover.py",
+        "tests/test_observers.py::test_the_smallest_crop_follows_a_half_cosine",
     ),
     Mutant(
         "flatness is KL of the averaged images from the current ones", CORE + "recover/loss.py",
         "(ours.exp() * (ours - theirs)).sum(1)", "(theirs.exp() * (theirs - ours)).sum(1)",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_logit_flatness_is_the_divergence_from_the_averaged_images",
     ),
     Mutant(
         "the learning rate is one iteration ahead", CORE + "recover/loop.py",
         "math.cos(math.pi * t /", "math.cos(math.pi * (t + 1) /",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_the_learning_rate_follows_the_cosine",
     ),
     Mutant(
         "images leave the range of pixels", CORE + "recover/loop.py",
-        "(0 - problem.mean) / problem.std, (1 - problem.mean)", "(0 - problem.mean) / problem.std, (2 - problem.mean)",
-        "tests/test_recover.py",
+        "(1 - problem.mean) / problem.std", "(2 - problem.mean) / problem.std",
+        "tests/test_recover.py::test_images_stay_in_the_unit_range_and_reach_its_ends",
     ),
     Mutant(
         "the first observer has every turn", CORE + "recover/loop.py",
         "[state.turns % count]", "[0 * state.turns % count]",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_observers_take_turns",
     ),
     Mutant(
         "SAM goes downhill", CORE + "recover/loop.py",
         "(state.images.detach() + step)", "(state.images.detach() - step)",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_sam_climbs_by_rho_along_the_pixel_gradient_of_each_image",
     ),
     Mutant(
         "averaged images follow the iterates without delay", CORE + "recover/loop.py",
         "torch.lerp(state.images.detach(), state.averaged, cfg.flatness.beta)",
         "torch.lerp(state.averaged, state.images.detach(), cfg.flatness.beta)",
-        "tests/test_recover.py",
+        "tests/test_recover.py::test_averaged_images_follow_the_iterates",
     ),
     Mutant(
         "groups do not take over running statistics without reset (B6)", CORE + "recover/chain.py",
         "saved, before = None, self._state", "saved, before = None, None",
-        "tests/test_recover.py",
+        "tests/test_observers.py::test_official_groups_take_over_the_running_statistics_and_the_turn",
     ),
     Mutant(
         "images are truncated where they should be rounded (B16)", CORE + "storage.py",
         'levels.round() if cfg.format == "uint8" else levels', "levels",
-        "tests/test_recover.py",
+        "tests/test_storage.py",
     ),
     # --- views ---
     Mutant(
         "the partners of CutMix come from other batches", CORE + "views.py",
-        'joined["partner"] = joined["partner"] + torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)\n', "\n",
+        "torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)", "0",
         "tests/test_views.py",
     ),
     Mutant(
@@ -225,12 +240,12 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "all observers label, whoever was chosen", PIPELINE + "judge.py",
         "for name in exp.relabel.observers or exp.squeeze.observers]", "for name in exp.squeeze.observers]",
-        "tests/test_judge.py tests/test_pipeline.py",
+        "tests/test_judge.py::test_every_field_changes_the_student",
     ),
     # --- losses and schedules ---
     Mutant(
         "the cosine loss has the wrong sign", CORE + "losses.py",
-        "1 - functional.cosine_similarity(logits, soft).mean()", "1 + functional.cosine_similarity(logits, soft).mean()",
+        "1 - functional.cosine_similarity(logits, soft)", "1 + functional.cosine_similarity(logits, soft)",
         "tests/test_train.py",
     ),
     Mutant(
@@ -250,7 +265,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "SSRS falls to half of where the cosine was", CORE + "schedules.py",
-        "return cos(cfg, cfg.fall, losses) * (1 - share)", "return cos(cfg, cfg.fall, losses) * (1 - share) / 2",
+        "cos(cfg, cfg.fall, losses) * (1 - share)", "cos(cfg, cfg.fall, losses) * (1 - share) / 2",
         "tests/test_schedules.py",
     ),
     Mutant(
@@ -276,12 +291,14 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "the average is taken before the step", CORE + "train.py",
-        "        self.optimizer.step()\n        self.averages.update()", "        self.averages.update()\n        self.optimizer.step()",
+        "self.optimizer.step()\n        self.averages.update()",
+        "self.averages.update()\n        self.optimizer.step()",
         "tests/test_train.py",
     ),
     Mutant(
         "mixed hard labels give the image the partner's share", CORE + "train.py",
-        "torch.lerp(own[view.partner.to(own.device)], own,", "torch.lerp(own, own[view.partner.to(own.device)],",
+        "torch.lerp(own[view.partner.to(own.device)], own,",
+        "torch.lerp(own, own[view.partner.to(own.device)],",
         "tests/test_train.py",
     ),
     Mutant(
@@ -291,14 +308,32 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "observers are trained without augmentation", CORE + "squeeze.py",
-        "model(views.augment(images[ids], cfg.augment, rng))", "model(images[ids])",
-        "tests/test_train.py",
+        "pixels = views.augment(images[ids], cfg.augment, rng)", "pixels = images[ids]",
+        "tests/test_train.py::test_an_observer_equals_plain_torch_by_hand",
+    ),
+    Mutant(
+        "an observer of an earlier epoch has the end of the schedule", CORE + "squeeze.py",
+        "multiplier(cfg, epoch)",
+        "multiplier(cfg, epoch + cfg.epochs - (cfg.checkpoint_epoch or cfg.epochs))",
+        "tests/test_train.py::test_an_observer_of_an_earlier_epoch_has_had_the_whole_schedule",
+    ),
+    # --- models ---
+    Mutant(
+        "ShuffleNet does not shuffle", CORE + "models/small.py",
+        "torch.stack((self.passed(left), self.transformed(right)), dim=2).flatten(1, 2)",
+        "torch.cat((self.passed(left), self.transformed(right)), dim=1)",
+        "tests/test_models.py::test_a_shuffle_unit_interleaves_what_passes_and_what_is_transformed",
+    ),
+    Mutant(
+        "BatchNorms are not hooked", CORE + "models/layers.py",
+        "if isinstance(m, nn.Conv2d | nn.BatchNorm2d)", "if isinstance(m, nn.Conv2d)",
+        "tests/test_models.py",
     ),
     # --- the stages and their names ---
     Mutant(
         "test is read where val was asked for", PIPELINE + "worker.py",
         '"val" if split.val > 0 else "test"', '"test"',
-        "tests/test_pipeline.py",
+        "tests/test_pipeline.py::test_accuracies_say_on_which_split_they_were_read",
     ),
     Mutant(
         "a maximum over looks at test is the accuracy", PIPELINE + "judge.py",
@@ -308,7 +343,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "keys do not hold the quirks of recover", PIPELINE + "stages.py",
         'return "recover", *_RECOVER_QUIRKS, "seed", "precision"', 'return "recover", "seed", "precision"',
-        "tests/test_pipeline.py",
+        "tests/test_pipeline.py::test_a_field_changes_the_keys_of_its_readers_and_their_descendants_only",
     ),
     Mutant(
         "keys do not hold the views of students with hard labels", PIPELINE + "stages.py",
@@ -318,11 +353,17 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "keys do not hold the content of raw files", PIPELINE + "graph.py",
         "if files is not None:", "if files is None:",
-        "tests/test_pipeline.py tests/test_start.py",
+        "tests/test_pipeline.py::test_other_data_change_every_key",
     ),
     Mutant(
         "keys do not hold the version of the stage", PIPELINE + "graph.py",
         '{"stage": stage, "version": row.version}', '{"stage": stage}',
-        "tests/test_pipeline.py",
+        "tests/test_pipeline.py::test_a_raised_version_changes_the_stage_and_its_descendants",
+    ),
+    # --- the store ---
+    Mutant(
+        "a damaged file is read", "edc_ray/artifacts/store.py",
+        "if not hashlib.sha256(data).hexdigest().startswith(file.sha):", "if not file.sha:",
+        "tests/test_artifacts.py::test_a_damaged_unit_is_never_read",
     ),
 ]  # fmt: skip

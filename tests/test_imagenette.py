@@ -44,12 +44,12 @@ def test_shards_of_photographs_give_the_same_bits(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(data, "SHARD_BYTES", 50 * 3 * 224**2)
     for limit in (data.IN_MEMORY_BYTES, 0):
         monkeypatch.setattr(data, "IN_MEMORY_BYTES", limit)
-        graph._looked.cache_clear()
+        graph.looked.cache_clear()
         store = Store(str(tmp_path / str(limit)))
         first, *rest = ensure(exp, store, how, in_process(store, how), upto="statistics")
         rest += ensure(exp, store, how, in_process(store, how), upto="init")[1:]
         assert first.shards == ((0, 0) if limit else (2, 2))
         made.append([store.artifact(task.stage, task.key).read("all")[0] for task in rest])
-    graph._looked.cache_clear()
+    graph.looked.cache_clear()
     assert len(made[0]) == 3
     torch.testing.assert_close(made[1], made[0], rtol=0, atol=0)

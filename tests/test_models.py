@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edc_ray.config import ConfigError
 from edc_ray.core import stats
 from edc_ray.core.models import MODELS, build, capture, check, layers, skeleton
+from edc_ray.core.models.small import Shuffle
 from edc_ray.core.random import fork_rng, generator
 
 CLASSES, SIZE = 3, 16
@@ -143,6 +144,13 @@ def test_the_observers_together_are_as_large_as_published(
     hooks = [SIZES[name][0] for name in SYNTHESIS]
     assert (sum(conv for conv, _ in hooks), sum(conv for conv, _ in hooks[:5])) == (154, 148)
     assert sum(bn for _, bn in hooks) == 142
+
+
+def test_a_shuffle_unit_interleaves_what_passes_and_what_is_transformed(rng: torch.Generator) -> None:
+    unit, images = Shuffle(8, 8, 1).eval(), torch.randn((2, 8, 4, 4), generator=rng)
+    left, right = images.chunk(2, dim=1)
+    assert torch.equal(unit(images)[:, 0::2], left)
+    assert torch.equal(unit(images)[:, 1::2], unit.transformed(right))
 
 
 def test_capture_leaves_no_hooks() -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from edc_ray import config
 from edc_ray.artifacts import Damaged, Receipt, Store
-from edc_ray.config import ConfigError, Experiment, Relabel, Runtime, override, paths
+from edc_ray.config import ConfigError, Experiment, NotThere, Relabel, Runtime, override, paths
 from edc_ray.core import data, init, models, relabel
 from edc_ray.pipeline import (
     STAGES,
@@ -319,7 +319,12 @@ def test_hard_labels_on_initial_images_need_no_observers(store: Store) -> None:
     assert [row.task.stage for row in plan(experiment, store, STREAM)] == [
         "ingest", "init", "recover", "evaluate", "evaluate",
     ]  # fmt: skip
-    assert [t.stage for t in tasks(tiny(recover__iterations=0))] == [s for s in STAGES if s != "statistics"]
+    check(override(experiment, {"squeeze.weights": "nowhere"}))
+    with pytest.raises(NotThere, match=r"squeeze\.weights"):
+        check(override(experiment, {"squeeze.weights": "nowhere", "evaluate.loss": "mse"}))
+    soft = plan(tiny(recover__iterations=0, recover__classes_per_group=10), store, STREAM)
+    assert [row.task.stage for row in soft] == [stage for stage in STAGES if stage != "statistics"]
+    assert [row.note for row in soft if row.task.stage == "recover"] == ["the initial images as they are"]
 
 
 def spied(value: Any, seen: set[str], prefix: str = "") -> Any:

@@ -35,7 +35,7 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget() -> None:
-    graph._looked.cache_clear()
+    graph.looked.cache_clear()
 
 
 def run(folder: Path, upto: str = "evaluate", **changes: object) -> tuple[Store, Experiment, dict[str, Task]]:

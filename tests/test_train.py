@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
+from torch.nn.functional import cross_entropy, kl_div, pad
 
 from edc_ray.config import Augment, Evaluate, Experiment, Quirks, Relabel, Squeeze
 from edc_ray.core import views
 from edc_ray.core.fit import TEST_IMAGES, pack, parameter_groups, predict, top1, unpack
 from edc_ray.core.losses import LOSSES, student_loss
-from edc_ray.core.random import fork_rng
+from edc_ray.core.random import fork_rng, generator
 from edc_ray.core.relabel import Page, label_page, page_steps
 from edc_ray.core.squeeze import fit_observer
 from edc_ray.core.train import Averages, Student, report_steps, stop_step, total_steps
@@ -193,6 +193,36 @@ def test_an_observer_learns_and_ends_in_eval_mode(rng: torch.Generator) -> None:
     fit(model, train, lr=0.02)
     assert not model.training and torch.equal(torch.get_rng_state(), state)
     assert top1(predict(model, test[0]), test[1]) > 0.85
+
+
+def test_an_observer_equals_plain_torch_by_hand(rng: torch.Generator) -> None:
+    """SGD with cross-entropy on augmented batches, each epoch in a new order; the last takes the rest."""
+    data, model, twin = toy(rng, 33), observer(), observer()
+    settings = {"momentum": 0.5, "weight_decay": 0.1, "augment": Augment(pad_px=2)}
+    fit(model, data, epochs=2, schedule="constant", **settings)
+    speed = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    for epoch in range(2):
+        draws = generator("squeeze", 0, "x", epoch)
+        order = torch.randperm(33, generator=draws)
+        for ids in (order[:16], order[16:]):
+            shift = torch.randint(-2, 3, (len(ids), 2), generator=draws)
+            mirrored = torch.rand(len(ids), generator=draws) < 0.5
+            padded = pad(data[0][ids], (2, 2, 2, 2))
+            seen = torch.stack(
+                [
+                    image[:, 2 + y : 2 + y + SIZE, 2 + x : 2 + x + SIZE]
+                    for image, (y, x) in zip(padded, shift.tolist(), strict=True)
+                ]
+            )
+            seen = torch.where(mirrored[:, None, None, None], seen.flip(3), seen)
+            twin.zero_grad()
+            cross_entropy(twin(seen), data[1][ids]).backward()
+            with torch.no_grad():
+                for name, p in twin.named_parameters():
+                    assert p.grad is not None
+                    speed[name] = 0.5 * speed[name] + p.grad + (0.1 * p if p.ndim > 1 else 0)
+                    p.sub_(0.1 * speed[name])
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=1e-4, atol=1e-5)
 
 
 def test_an_observers_learning_rate_follows_its_schedule(rng: torch.Generator) -> None:

@@ -1,10 +1,9 @@
 """Stages: names, units, workers; the in-process mapper; the plan. Knows neither Ray nor the terminal."""
 
 from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, refitted, whole, with_seed
+from edc_ray.pipeline.checks import check, check_names
 from edc_ray.pipeline.graph import (
     PlanRow,
-    check,
-    check_names,
     commit,
     core_seconds,
     discard,

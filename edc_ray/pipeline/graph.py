@@ -3,7 +3,7 @@
 import functools
 import logging
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,8 +12,8 @@ from typing import Any
 
 from edc_ray import config
 from edc_ray.artifacts import Artifact, Damaged, Missing, Store
-from edc_ray.config import ConfigError, Experiment, Runtime
-from edc_ray.core import data, init, losses, matching, models, recover, schedules, views
+from edc_ray.config import Experiment, Runtime
+from edc_ray.core import data, recover
 from edc_ray.pipeline.observe import at_chance
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Report, Task
@@ -63,7 +63,7 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
 
 
 @functools.lru_cache(maxsize=64)
-def _looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], tuple[str, ...]]:
+def looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], tuple[str, ...]]:
     """Training images per class, shards, and the names of the classes.
 
     A sweep checks every value of every knob, hence the memory; and the disk is asked once a process.
@@ -73,7 +73,7 @@ def _looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], 
 
 
 def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
-    counts, shards, _ = _looked(experiment.dataset)
+    counts, shards, _ = looked(experiment.dataset)
     kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
@@ -216,110 +216,13 @@ def discard(error: BaseException | None, store: Store) -> str | None:
     return error.key
 
 
-# --- before anything runs -----------------------------------------------------------------------------------
-
-
-def check_names(experiment: Experiment) -> None:
-    """Refuse what the tables do not have; needs no dataset.
-
-    Raises:
-        ConfigError: names the field, its value and what is legal.
-    """
-    tables: Sequence[tuple[str, Iterable[str]]] = (
-        ("init.kind", init.INITS), ("recover.matching.loss", matching.MATCHERS), ("relabel.mix", views.MIXES),
-        ("evaluate.schedule", schedules.SCHEDULES), ("evaluate.loss", losses.LOSSES),
-    )  # fmt: skip
-    for path, table in tables:
-        if (name := attrgetter(path)(experiment)) not in table:
-            raise config.unknown(path, name, table)
-    models.check_name("evaluate.student", experiment.evaluate.student)
-    for i, name in enumerate(experiment.squeeze.observers):
-        models.check_name(f"squeeze.observers.{i}", name)
-        if experiment.squeeze.weights is not None:
-            models.check_offered(experiment.squeeze.weights, name)
-
-
-def check(experiment: Experiment) -> None:
-    """Refuse, before any compute, what the tables and the dataset do not allow.
-
-    Raises:
-        ConfigError: names the field, its value and what is legal.
-    """
-    check_names(experiment)
-    counts, _, classes = _looked(experiment.dataset)
-    data.require(experiment.dataset)
-    _check_labels(experiment, len(counts))
-    least = min(count - data.held_out(count, experiment.split.val) for count in counts)
-    _check_init(experiment, classes, least)
-    squeeze, shape = experiment.squeeze, (len(counts), experiment.dataset.size_px)
-    _check_model("evaluate.student", experiment.evaluate.student, *shape, matched=False)
-    matched = (experiment.recover.observers or squeeze.observers) * matching.needed(experiment.recover)
-    for i, name in enumerate(squeeze.observers):
-        _check_model(f"squeeze.observers.{i}", name, *shape, matched=name in matched)
-        if squeeze.weights is not None:
-            models.check_weights(squeeze.weights, name, *shape, new_head=squeeze.epochs > 0)
-    _check_matching(experiment, len(counts))
-
-
-# A sweep checks every value of every knob, hence the memory.
-_check_model = functools.lru_cache(maxsize=256)(models.check)
-
-
-def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
-    """least: training images of the smallest class. Every experiment draws some, for its baseline."""
-    cfg, kept = experiment.init, f"the smallest class keeps {least} training images"
-    drawn = init.needed(replace(cfg, kind="real"))
-    if (init.needed(cfg) if cfg.kind == "difficulty" else drawn) > least:
-        legal = f"must be <= {least}: {kept} after split.val = {experiment.split.val:g}"
-        raise ConfigError("init.ipc", cfg.ipc, legal)
-    if cfg.kind == "rded" and init.needed(cfg) > (most := min(least, cfg.mipc)):
-        legal = (
-            f"must be <= {most // cfg.factor**2}: each image is made of init.factor^2 = {cfg.factor**2} of "
-        )
-        legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
-        path = "init.ipc" if cfg.pool is None else "init.pool"
-        raise ConfigError(path, cfg.pool or cfg.ipc, legal)
-    if cfg.kind == "folder":
-        files = data.start_listing(cfg.path, classes).files
-        few, name = min((len(names), name) for name, names in zip(classes, files, strict=True))
-        if few < (wanted := init.needed(cfg)):
-            legal = f"must have {wanted} images of each class (init.ipc); of class {name} there are {few}"
-            raise ConfigError("init.path", cfg.path, legal)
-
-
-def _check_matching(experiment: Experiment, classes: int) -> None:
-    cfg, size_px = experiment.recover, experiment.dataset.size_px
-    if not matching.needed(cfg):
-        return
-    names, families = cfg.observers or experiment.squeeze.observers, cfg.matching.families
-    layers = [layer for name in names for layer in _layers(name, classes, size_px)]
-    if not any(matching.kinds(layer, families) for layer in layers):
-        legal = f"finds no layer in {', '.join(names)}; such networks have {_kinds(layers)}"
-        raise ConfigError("recover.matching.families", families, legal)
-
-
-def _kinds(layers: Sequence[models.Layer]) -> str:
-    there = {"conv": "convolutions (channel, patch)", "bn": "BatchNorm (bn)"}
-    found = [text for kind, text in there.items() if kind in {layer.kind for layer in layers}]
-    return " and ".join(found) or "neither convolutions nor BatchNorm"
-
-
-@functools.lru_cache(maxsize=256)
-def _layers(model: str, classes: int, size_px: int) -> tuple[models.Layer, ...]:
-    return models.layers(models.skeleton(model, classes, size_px))
-
-
-def _check_labels(experiment: Experiment, classes: int) -> None:
-    if experiment.relabel.teacher_bn == "running" or experiment.evaluate.loss == "hard":
-        return
-    names, size_px = experiment.relabel.observers or experiment.squeeze.observers, experiment.dataset.size_px
-    if not any(layer.kind == "bn" for name in names for layer in _layers(name, classes, size_px)):
-        legal = f"has no effect: there is no BatchNorm in {', '.join(names)}"
-        raise ConfigError("relabel.teacher_bn", "batch", legal)
+# --- the plan -----------------------------------------------------------------------------------------------
 
 
 def _recover_note(experiment: Experiment, classes: int) -> str:
     cfg, notes = experiment.recover, []
+    if cfg.iterations == 0:
+        return "the initial images as they are"
     if len(recover.cut(cfg, classes, experiment.init.ipc)) == 1:
         field = "group_images" if cfg.group_images else "classes_per_group"
         notes.append(f"one group: nothing to shard (recover.{field})")

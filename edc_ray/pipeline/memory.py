@@ -11,7 +11,7 @@ from edc_ray.pipeline.types import Task
 FIELDS: dict[str, tuple[str, ...]] = {
     "ingest": (),
     "squeeze": ("runtime.forward_images", "squeeze.batch_size"),
-    "statistics": ("runtime.forward_images",),
+    "statistics": ("runtime.forward_images", "statistics.batch_size"),
     "init": ("runtime.forward_images",),
     "recover": ("runtime.groups_per_forward", "recover.group_images", "recover.classes_per_group"),
     "relabel": ("runtime.forward_images", "relabel.page_images", "relabel.batch_size"),
