@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edc_ray import pipeline, presets, session, specs, sweep
+from edc_ray import ladder, pipeline, presets, session, specs, sweep
 from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import ConfigError, Experiment, NotThere, Runtime, Sweep
 
@@ -20,9 +20,15 @@ def load(target: str, changes: Sequence[str]) -> tuple[Sweep, Experiment]:
     Raises:
         ConfigError: names the path, the value and what is legal.
     """
+    if _is_ladder(target):
+        raise ConfigError("file", target, "is a ladder: `edc-ray sweep` runs it, `edc-ray plan` looks at it")
     if _section(target):
         return specs.load_file(target, changes)
     return specs.with_changes(Sweep(preset=target), changes)
+
+
+def _is_ladder(target: str) -> bool:
+    return bool(_section(target)) and specs.is_ladder(target)
 
 
 def _section(target: str) -> str:
@@ -96,6 +102,9 @@ def _build(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipel
 
 def plan(target: str, changes: Sequence[str]) -> None:
     """The stage graph with hits and misses, and what is missing; runs and writes nothing."""
+    if _is_ladder(target):
+        print("\n".join(ladder.plan(ladder.prepare(target, changes))))
+        return
     settings, experiment = load(target, changes)
     store = Store(settings.runtime.store)
     store.check()

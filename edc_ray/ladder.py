@@ -61,22 +61,41 @@ def prepare(file: str, changes: Sequence[str]) -> Prepared:
     return Prepared(ladder, {name: anchored(row) for name, row in rows.items()}, store)
 
 
+def plan(ready: Prepared) -> list[str]:
+    """A line a row: the repetitions that are there; runs and writes nothing."""
+    lines = [f"ladder {ready.ladder.name}: {len(ready.rows)} rows, {ready.ladder.seeds} repetitions"]
+    for name, row in ready.ladder.rows.items():
+        there = sum(_there(experiment, ready) for experiment in ready.arm(name))
+        lines.append(f"{name:<20} {there:>3} of {ready.ladder.seeds} there  {row.note}".rstrip())
+    return lines
+
+
 def run(ready: Prepared) -> dict[str, Any]:
-    """Make what is missing, print and write the table; returns its facts."""
-    ladder, store = ready.ladder, ready.store
-    folder = f"ladders/{ladder.name}"
-    with store.alone(f"{folder}/driver.lock"):
-        wanted = [(name, e) for name in ladder.rows for e in ready.arm(name)]
-        missing = [(name, e) for name, e in wanted if not _there(e, ready)]
-        say(f"ladder {ladder.name}: {len(missing)} of {len(wanted)} evaluations to make")
-        if missing:
-            _make(missing, ready)
-        facts = measure(ready)
-        lines = table(facts, ladder)
-        store.put(f"{folder}/table.md", ("\n".join(lines) + "\n").encode())
-        store.put(f"{folder}/results.parquet", pack_table(results(facts), {}))
-        say("\n".join(lines))
-        return facts
+    """Make what is missing, print and write the table; returns its facts.
+
+    Raises:
+        ConfigError: another process runs this ladder.
+    """
+    try:
+        with ready.store.alone(f"ladders/{ready.ladder.name}/driver.lock"):
+            return _run(ready)
+    except BlockingIOError:
+        raise ConfigError("name", ready.ladder.name, "another process is running this ladder") from None
+
+
+def _run(ready: Prepared) -> dict[str, Any]:
+    ladder, folder = ready.ladder, f"ladders/{ready.ladder.name}"
+    wanted = [(name, e) for name in ladder.rows for e in ready.arm(name)]
+    missing = [(name, e) for name, e in wanted if not _there(e, ready)]
+    say(f"ladder {ladder.name}: {len(missing)} of {len(wanted)} evaluations to make")
+    if missing:
+        _make(missing, ready)
+    facts = measure(ready)
+    lines = table(facts, ladder)
+    ready.store.put(f"{folder}/table.md", ("\n".join(lines) + "\n").encode())
+    ready.store.put(f"{folder}/results.parquet", pack_table(results(facts), {}))
+    say("\n".join(lines))
+    return facts
 
 
 def _there(experiment: Experiment, ready: Prepared) -> bool:

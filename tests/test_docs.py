@@ -83,7 +83,10 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return  # of a sweep that has run
     if "dataset.path=FOLDER" in args.set:
         args.set.remove("dataset.path=FOLDER")
-    cli.load(args.target, args.set)
+    if args.target.endswith(".yaml") and specs.is_ladder(args.target):
+        specs.load_ladder(args.target, args.set)
+    else:
+        cli.load(args.target, args.set)
 
 
 def test_make_targets_of_the_documents_have_a_text() -> None:

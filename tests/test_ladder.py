@@ -10,7 +10,7 @@ import torch
 import yaml
 from scipy import stats
 
-from edc_ray import ladder, pipeline, sweep
+from edc_ray import cli, ladder, pipeline, sweep
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError, Ladder, Row, load
 from tests import tiny
@@ -71,6 +71,22 @@ def test_a_bad_file_is_refused_before_anything_runs(
         ladder.prepare(file(tmp_path, **changes), [])
     assert caught.value.path == path and legal in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_plan_counts_what_is_there_and_condense_refuses_a_ladder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(tmp_path)
+    assert cli.main(["plan", path]) == 0
+    assert "0 of 2 there" in capsys.readouterr().out and not (tmp_path / "store").exists()
+    assert cli.main(["condense", path]) == 2
+    assert "is a ladder" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_runs_a_ladder(tmp_path: Path) -> None:
+    ready = ladder.prepare(file(tmp_path), [])
+    with ready.store.alone("ladders/small/driver.lock"), pytest.raises(ConfigError, match="another process"):
+        ladder.run(ready)
 
 
 def told(**accuracies: list[float]) -> dict[str, Any]:
