@@ -292,7 +292,9 @@ SWEEP: dict[str, Row] = {
     "range and choices": Row(
         search(recover__lr=RANGE | {"choices": [1]}), "search.recover.lr = {", "either choices"
     ),
-    "neither range nor choices": Row(search(recover__lr={}), "search.recover.lr = {}", "either choices"),
+    "neither range nor choices": Row(
+        search(statistics__shard_images={}), "search.statistics.shard_images = {}", "no suggested range"
+    ),
     "choices with a step": Row(
         search(recover__lr={"choices": [1, 2], "step": 1}), "search.recover.lr = {", "neither log nor step"
     ),
@@ -512,7 +514,7 @@ def test_a_sweep_needs_a_folder_and_does_not_ask_the_network(capsys: pytest.Capt
         (["condense", "digits/ipc9"], "preset = 'digits/ipc9'", "did you mean digits/ipc"),
         (["plan", "quickstart"], "preset = 'quickstart'", "`edc-ray presets` lists the"),
         (["condense", "digits/ipc1", "--set", "init.ipc=999"], "init.ipc = 999", "must be <= "),
-        (["condense", "edc/cifar10/ipc1"], "dataset.path = 'data/cifar10'", FOLDER),
+        (["condense", "edc/cifar10/ipc1"], "dataset.path = 'data/cifar10'", "cifar-10-batches-py"),
         (["report", "gone"], "folder = 'gone'", "is not of a sweep"),
         (["report", "torn"], "folder = 'torn'", "sweep.json is not of a sweep"),
         (["report", "old"], "folder = 'old'", "sweep.json is not of a sweep"),

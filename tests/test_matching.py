@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edc_ray.config import Matching, override
+from edc_ray.config import Matching
 from edc_ray.core import models
 from edc_ray.core.matching import (
     FAMILIES,
@@ -324,7 +324,7 @@ def test_families_leave_the_other_segments_out(families: tuple[str, ...], rng: t
     """The first layer that is matched is multiplied."""
     model, ours = network(), torch.randn((4, 3, SIZE, SIZE), generator=rng)
     _, labels, moments = real(model, rng)
-    cfg = override(Matching(class_weight=0.25), {"families": list(families)})
+    cfg = Matching(class_weight=0.25, families=families)  # type: ignore[arg-type]
     whole = target(model, moments, labels[None], CFG)
     goal = target(model, moments, labels[None], cfg)
     found = loss(measure(seen(model, ours), matched(model, families), 1, PATCH, families), goal, cfg)
@@ -386,7 +386,7 @@ def test_of_one_class_both_forms_are_the_same(rng: torch.Generator) -> None:
     ours, mixes = seen(model, torch.randn((4, 3, SIZE, SIZE), generator=rng)), torch.tensor([[1, 1], [2, 2]])
     found = []
     for form in ("per_class", "pooled"):
-        cfg = override(CFG, {"class_form": form})
+        cfg = replace(CFG, class_form=form)
         goal = target(model, moments, mixes, cfg)
         found.append(loss(measure(ours, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs), goal, cfg))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
@@ -397,7 +397,8 @@ def test_a_layer_that_is_not_kept_counts_nothing_in_that_group(form: str, rng: t
     """Also the first one, whose multiplier is 10."""
     model = network()
     _, _, moments = real(model, rng)
-    cfg, mixes = override(CFG, {"class_form": form}), torch.tensor([[0, 1], [2, 1]])
+    cfg = replace(CFG, class_form=form)  # type: ignore[arg-type]
+    mixes = torch.tensor([[0, 1], [2, 1]])
     goal = target(model, moments, mixes, cfg)
     leaf = torch.randn((4, 3, SIZE, SIZE), generator=rng).requires_grad_()
     now = measure(seen(model, leaf), matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)
