@@ -225,6 +225,19 @@ def test_an_observer_equals_plain_torch_by_hand(rng: torch.Generator) -> None:
     torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("limit, moved", [(None, 0.4), (10.0, 0.4), (0.5, 0.05)])
+def test_an_observers_gradient_is_scaled_down_to_its_limit(limit: float | None, moved: float) -> None:
+    """A linear network with the gradient 4 of its one weight that matters: one step without momentum."""
+    linear = nn.Linear(1, 2, bias=False)
+    linear.weight = nn.Parameter(torch.tensor([[0.0], [8.0]]))
+    images, labels = torch.full((2, 1, 1, 1), 4 / math.sqrt(2)), torch.zeros(2, dtype=torch.long)
+    settings = {"epochs": 1, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
+    data, flat = (images, labels), nn.Sequential(nn.Flatten(), linear)
+    fit(flat, data, augment=Augment(pad_px=0, flip=False), clip_norm=limit, **settings)
+    change = linear.weight.detach().flatten() - torch.tensor([0.0, 8.0])
+    assert float(change.norm()) == pytest.approx(moved, rel=1e-3) and change[0] > 0 > change[1]
+
+
 def test_an_observers_learning_rate_follows_its_schedule(rng: torch.Generator) -> None:
     """Without momentum and decay, one batch an epoch: the weights move by rate * gradient."""
     data, model = toy(rng), observer()

@@ -75,6 +75,9 @@ class Squeeze:
     weight_decay: float = knob(
         5e-4, "on weights with more than one dimension", low=0, search={"low": 0, "high": 5e-4}
     )
+    clip_norm: float | None = knob(
+        None, "largest L2 norm of a step's gradient, which is scaled down to it; null = any", low=1e-3
+    )
     schedule: Literal["cos", "linear", "constant"] = knob("cos", "row of core.schedules.SCHEDULES")
     zeta: float = knob(1.0, "slow-down of the schedule: the cosine ends at zeta times the epochs", low=1)
     augment: Augment = dataclasses.field(default_factory=Augment)

@@ -54,6 +54,8 @@ def fit_observer(
                 loss = functional.cross_entropy(model(pixels), labels[ids])
             optimizer.zero_grad()
             loss.backward()
+            if cfg.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_norm)
             optimizer.step()
             total += loss.detach()
         if not math.isfinite(float(total)):

@@ -68,7 +68,7 @@ _SGD = {
 }  # fmt: skip
 _SQUEEZE_50 = {
     "squeeze.epochs": 50, "squeeze.batch_size": 64, "squeeze.lr": 0.05, "squeeze.schedule": "constant",
-    "squeeze.weight_decay": 0.0,
+    "squeeze.weight_decay": 0.0, "squeeze.clip_norm": 5.0,
 }  # fmt: skip
 
 # --- CIFAR-10 -----------------------------------------------------------------------------------------------
@@ -105,6 +105,7 @@ TIN = TINY | _FIXED | LONG_SQUEEZE | _RAND | {
 }  # fmt: skip
 _TIN_SQUEEZE = {
     "squeeze.epochs": 50, "squeeze.batch_size": 128, "squeeze.lr": 0.1, "squeeze.weight_decay": 0.0,
+    "squeeze.clip_norm": 5.0,
 }  # fmt: skip
 TIN_PAPER = TIN | _PAPER | _DRAW_AGAIN | _TIN_SQUEEZE | {
     "squeeze.observers": ["resnet18", "mobilenet_v2_half", "shufflenet_v2_x0_5", EFF_B0],
@@ -124,7 +125,7 @@ IN10 = IMAGENET_10 | _FIXED | LONG_SQUEEZE | _RAND | _RDED | {
 }  # fmt: skip
 _IN10_SQUEEZE = {
     "squeeze.epochs": 20, "squeeze.batch_size": 128, "squeeze.lr": 0.01, "squeeze.zeta": 3.0,
-    "squeeze.weight_decay": 0.0,
+    "squeeze.weight_decay": 0.0, "squeeze.clip_norm": None,
 }  # fmt: skip
 IN10_PAPER = IN10 | _PAPER | _IN10_SQUEEZE
 IN10_OFFICIAL = IN10 | _OFFICIAL | _POOL | _IN10_SQUEEZE | _JPEG | {

@@ -91,9 +91,9 @@ the variance over all pixels of the class's images; running statistics are bias-
 every group; flatness is on the logits, as in the paper. The paper leaves open how its observers were trained,
 and label teachers move the student by 17 points (Table 19): so `fixed` has a squeeze of its own, 50 epochs
 (100 on ImageNet-10, from scratch as the paper says), SGD 0.05 with momentum 0.9, batch 128, weight decay
-5e-4, cosine to 0, shifted crops and flips; on ImageNet-1k the downloaded weights. What the paper does not
-have (r, momentum of the statistics, the factor of the first layer) is the scripts'. Images are stored as
-bytes, rounded."""
+5e-4, gradients of norm 1 at most, cosine to 0, shifted crops and flips; on ImageNet-1k the downloaded
+weights. What the paper does not have (r, momentum of the statistics, the factor of the first layer) is the
+scripts'. Images are stored as bytes, rounded."""
 _NOT_SHOWN = "### Findings that no table shows"
 
 
@@ -153,11 +153,8 @@ def _short(value: Any) -> str:
     """Long lists of numbers by their ends."""
     if isinstance(value, tuple):
         texts = [_short(item) for item in value]
-        return (
-            ", ".join(texts) if len(texts) <= 8 else f"{texts[0]}, {texts[1]} ... {texts[-1]} ({len(texts)})"
-        )
-    return (
-        {None: "-", True: "yes", False: "no"}[value]
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+        ends = f"{texts[0]}, {texts[1]} ... {texts[-1]} ({len(texts)})" if len(texts) > 8 else None
+        return ends or ", ".join(texts)
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,8 @@ The numbers are those of method.md 6: B = a defect or surprise of the code, P = 
 _BOTH = {
     "squeeze.batch_size": "the squeeze script's",
     "squeeze.lr": "the squeeze script's",
+    "squeeze.clip_norm": "none in the scripts; at these rates ConvNets end at chance without a limit (B10: "
+    "no script trains D1 and D2)",
     "squeeze.schedule": "the squeeze script's",
     "squeeze.weight_decay": "the squeeze script's",
     "squeeze.zeta": "the squeeze script's: ends at 3/4 of the peak",
