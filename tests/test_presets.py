@@ -306,15 +306,16 @@ ONE_EACH += [f"{name}/cifar10/ipc10" for name in ("sre2l", "cda", "g_vbsm", "rde
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_all_stages_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two iterations, two students' epochs, a few real images of three classes, ImageNet at 64 px."""
+    """Two iterations, two students' epochs, four or eight real images of three classes, ImageNet at 64 px."""
     preset = experiment(name)
-    data, size = preset.dataset.name, min(64, preset.dataset.size_px)
-    layouts.trust_cifar(monkeypatch, train=8, test=2)
+    data = preset.dataset.name
+    size = 32 if data in SMALL else 64
+    layouts.trust_cifar(monkeypatch, train=4, test=2)
     if data in CIFAR:
-        layouts.write_cifar(data, tmp_path / data, 8, 2)
+        layouts.write_cifar(data, tmp_path / data, 4, 2)
         classes = CIFAR[data].classes[:3]
     elif data == "tiny_imagenet":
-        layouts.write_tiny_imagenet(tmp_path / data, 8, 2)
+        layouts.write_tiny_imagenet(tmp_path / data, 4, 2)
         classes = layouts.WNIDS
     else:
         classes = IMAGENET_10[:3] if data == "imagenet_10" else layouts.WNIDS
