@@ -15,6 +15,7 @@ from edc_ray.core.stats import (
     cells,
     channel_moments,
     class_moments,
+    group_moments,
     merged,
     observe,
     patch_moments,
@@ -83,8 +84,8 @@ def close(a: object, b: object) -> None:
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-def fields(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    return m.count, m.channel, m.patch
+def fields(m: Moments) -> tuple[Tensor, ...]:
+    return tuple(m.tensors().values())
 
 
 # --- one pass -----------------------------------------------------------------------------------------------
@@ -99,9 +100,11 @@ def test_class_moments_equal_a_loop(patch: int, height: int, width: int) -> None
     for image, label in zip(z.double(), labels.tolist(), strict=True):
         channel[label] += slow_row(list(image))
         patches[label] += slow_row(slow_cells(image, patch))
-    found = class_moments(z, labels, CLASSES, patch)
-    assert all(part.dtype == torch.float64 for part in fields(found))
-    close(fields(found), (torch.tensor([2.0, 0.0, 2.0], dtype=torch.float64), channel, patches))
+    want = torch.tensor([2.0, 0.0, 2.0], dtype=torch.float64), channel, patches
+    close(fields(class_moments(z.double(), labels, CLASSES, patch)), want)
+    found = fields(class_moments(z, labels, CLASSES, patch))  # float32 pixels, summed in float64
+    assert all(part.dtype == torch.float64 for part in found)
+    torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("patch, height, width", SIZES)
@@ -124,6 +127,40 @@ def test_groups_equal_separate_calls(patch: int, height: int, width: int, groups
     )
     alone = [patch_moments(part, 1, patch) for part in parts]
     close(patch_moments(z, groups, patch), tuple(map(torch.cat, zip(*alone, strict=True))))
+
+
+def plain_moments(z: Tensor, groups: int, patch: int) -> tuple[Tensor, ...]:
+    """The slow, obvious twin of `group_moments`: channels, then cells."""
+    images = z.unflatten(0, (groups, -1))
+    parts = cells(z, patch).unflatten(0, (groups, -1))
+    pairs = (images, (1, 3, 4)), (parts, (1, 2, 5, 6))
+    return tuple(
+        part.flatten(1) for x, dims in pairs for part in reversed(torch.var_mean(x, dims, correction=0))
+    )
+
+
+@pytest.mark.parametrize("patch, height, width", SIZES)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_group_moments_and_their_gradients_equal_the_plain_ones(
+    patch: int, height: int, width: int, groups: int
+) -> None:
+    z = sample(6, height, width)[0].double().requires_grad_()
+
+    def fast(z: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part for pair in group_moments(z, groups, patch) for part in pair)
+
+    close(fast(z), plain_moments(z, groups, patch))
+    slopes = [torch.randn_like(part) for part in fast(z)]
+    own, twin = (torch.autograd.grad(f, z, slopes)[0] for f in (fast(z), plain_moments(z, groups, patch)))
+    close(own, twin)
+    assert torch.autograd.gradgradcheck(fast, sample(2 * groups, 2, 3)[0].double().requires_grad_())
+
+
+def test_runs_that_fit_the_cache_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, _ = sample()
+    whole_run = group_moments(z, 3, PATCH)
+    monkeypatch.setattr("edc_ray.core.stats.CACHED", 300)  # two images and a bit
+    torch.testing.assert_close(group_moments(z, 3, PATCH), whole_run)
 
 
 def test_group_moments_pool_all_images_and_pixels() -> None:
@@ -185,7 +222,8 @@ def test_observed_layers_are_merged_by_name() -> None:
     assert list(total) == ["0", "1", "2"] and list(one) == list(total)
     inputs = (z, model[0](z), model[1](model[0](z)))
     for name, seen in zip(total, inputs, strict=True):
-        want = class_moments(seen.detach(), labels, CLASSES, PATCH)
+        want = class_moments(seen.detach(), labels, CLASSES, None if name == "1" else PATCH)
+        assert (total[name].patch is None) == (name == "1")  # a BatchNorm is not matched in cells
         torch.testing.assert_close(fields(total[name]), fields(want), rtol=1e-5, atol=1e-5)
 
 
@@ -208,7 +246,7 @@ def test_pooled_is_the_variance_over_the_pixels_of_images_with_these_labels(
 
 @pytest.mark.parametrize("kind", ["channel", "patch"])
 def test_shares_give_the_statistics_of_the_whole_data(kind: str) -> None:
-    z, _ = sample()
+    z = sample()[0].double()
     labels = torch.tensor([0] * 7 + [2] * 5)  # unequal, and a class without images
     moments = class_moments(z, labels, CLASSES, PATCH)
     close(shares(moments), torch.tensor([[7 / 12, 0, 5 / 12]], dtype=torch.float64))
@@ -241,6 +279,7 @@ def test_the_average_over_batches_weighs_them_by_their_images(kind: str, size: i
 @pytest.mark.parametrize("kind", ["channel", "patch"])
 def test_within_and_between_images_make_the_pooled_variance(kind: str) -> None:
     z, labels = sample()
+    z = z.double()
     moments = class_moments(z, labels, CLASSES, PATCH)
     each = torch.eye(CLASSES, dtype=torch.float64)
     mean, total = pooled(moments, each, kind)

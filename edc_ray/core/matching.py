@@ -18,9 +18,8 @@ from edc_ray.core import models
 from edc_ray.core.stats import (
     Moments,
     Pair,
-    channel_moments,
+    group_moments,
     merged,
-    patch_moments,
     pooled,
     shares,
     whole,
@@ -163,20 +162,16 @@ def measure(
     """
     segments: list[Tensor] = []
     for layer in layers:
-        for kind in kinds(layer, families):
-            z = inputs[layer.name]
-            if runs is None:
-                segments += _moments(z, kind, groups, patch)
-            else:
-                each = _moments(z, kind, len(z), patch)
-                by_group = merged(*each, runs.group[runs.owner], groups)
-                by_run = merged(*each, runs.owner, len(runs.group))
-                segments += [torch.cat(pair) for pair in zip(by_group, by_run, strict=True)]
+        z, wanted = inputs[layer.name], kinds(layer, families)
+        about = patch if "patch" in wanted else None, "channel" in wanted
+        if runs is None:
+            segments += [part for pair in group_moments(z, groups, *about) for part in pair]
+            continue
+        for each in group_moments(z, len(z), *about):
+            by_group = merged(*each, runs.group[runs.owner], groups)
+            by_run = merged(*each, runs.owner, len(runs.group))
+            segments += [torch.cat(pair) for pair in zip(by_group, by_run, strict=True)]
     return torch.cat(segments, 1)
-
-
-def _moments(z: Tensor, kind: str, groups: int, patch: int) -> Pair:
-    return channel_moments(z, groups) if kind == "channel" else patch_moments(z, groups, patch)
 
 
 # --- targets ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ class with the squares of the means, they give every form of class statistic, fo
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from edc_ray.core import models
 
+CACHED = 1 << 17  # values of a temporary on a CPU
 Pair = tuple[Tensor, Tensor]  # mean and variance, each (rows, d)
 
 
@@ -22,14 +24,15 @@ Pair = tuple[Tensor, Tensor]  # mean and variance, each (rows, d)
 class Moments:
     """Sums over the images of each class, float64. `a + b` merges two sets of images.
 
-    count: images per class. channel, patch: sums of (mean, mean squared, variance) per channel or cell.
+    count: images per class. channel, patch: sums of (mean, mean squared, variance) per channel or cell;
+    a BatchNorm has no cells.
     channel_batches, patch_batches: sums over batches of images * (mean, variance), for the official average
     over batches (method.md 2.3).
     """
 
     count: Float[Tensor, " k"]
     channel: Float[Tensor, "k 3 c"]
-    patch: Float[Tensor, "k 3 p"]
+    patch: Float[Tensor, "k 3 p"] | None = None
     channel_batches: Float[Tensor, "2 c"] | None = None
     patch_batches: Float[Tensor, "2 p"] | None = None
 
@@ -45,29 +48,126 @@ class Moments:
 
 def cells(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c u v i j"]:
     """Non-overlapping patch x patch cells; other sizes are first resized up to a multiple (method.md 2.2)."""
-    height, width = (math.ceil(side / patch) * patch for side in z.shape[-2:])
-    if (height, width) != tuple(z.shape[-2:]):
-        z = functional.interpolate(z, (height, width), mode="bilinear", align_corners=False)
-    n, c = z.shape[:2]
+    z = enlarged(z, patch)
+    n, c, height, width = z.shape
     return z.reshape(n, c, height // patch, patch, width // patch, patch).transpose(3, 4)
 
 
-def channel_moments(
-    z: Float[Tensor, "n c h w"], groups: int
-) -> tuple[Float[Tensor, "groups c"], Float[Tensor, "groups c"]]:
+def enlarged(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c h2 w2"]:
+    """Resized up to multiples of `patch`; as it is, where it is one."""
+    size = tuple(math.ceil(side / patch) * patch for side in z.shape[-2:])
+    if size == tuple(z.shape[-2:]):
+        return z
+    return functional.interpolate(z, size, mode="bilinear", align_corners=False)
+
+
+def channel_moments(z: Float[Tensor, "n c h w"], groups: int) -> Pair:
     """Mean and biased variance of each channel over the pixels of each of `groups` equal runs of images."""
-    pixels = z.unflatten(0, (groups, -1))
-    var, mean = torch.var_mean(pixels, dim=(1, 3, 4), correction=0)
-    return mean, var
+    return group_moments(z, groups, None)[0]
 
 
-def patch_moments(
-    z: Float[Tensor, "n c h w"], groups: int, patch: int
-) -> tuple[Float[Tensor, "groups p"], Float[Tensor, "groups p"]]:
+def patch_moments(z: Float[Tensor, "n c h w"], groups: int, patch: int) -> Pair:
     """Mean and biased variance of each cell over the images, channels and pixels of each group."""
-    pixels = cells(z, patch).unflatten(0, (groups, -1))
-    var, mean = torch.var_mean(pixels, dim=(1, 2, 5, 6), correction=0)
-    return mean.flatten(1), var.flatten(1)
+    return group_moments(z, groups, patch, channels=False)[0]
+
+
+def group_moments(
+    z: Float[Tensor, "n c h w"], groups: int, patch: int | None, channels: bool = True
+) -> list[Pair]:
+    """`channel_moments` and, with `patch`, `patch_moments`, in one backward: its gradient is affine in z.
+
+    Twice differentiable. Nothing but z is kept for it, which the network keeps anyway.
+    """
+    if patch is not None and (larger := enlarged(z, patch)) is not z:
+        own = group_moments(z, groups, None) if channels else []
+        return own + group_moments(larger, groups, patch, channels=False)
+    found = _Moments.apply(z, groups, patch, channels)
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def _two_passes(z: Float[Tensor, "n c h w"], groups: int, patch: int | None, channels: bool) -> list[Tensor]:
+    """The means and the variances in float64; no image is copied to it.
+
+    The distances to a first mean, summed in float32, are small; they correct it and give the variance. The
+    sums go along one axis at a time, which torch has vectorised (`torch.var_mean` over several has not).
+    """
+    n, c, h, w = z.shape
+    found: list[Tensor] = []
+    if channels:
+        values = n // groups * h * w
+        first = _grouped(z.sum((2, 3)), groups) / values
+        sums = _distances(z, first[:, :, None, None], (2, 3))
+        found += _corrected(first, *(_grouped(part, groups) / values for part in sums))
+    if patch is not None:
+        values = n // groups * c * patch**2
+        first = _grouped(_cell_sums(z.sum(1), patch), groups) / values
+        sums = _distances(z, _spread(first, patch)[:, None], (1,))
+        parts = _corrected(first, *(_grouped(_cell_sums(part, patch), groups) / values for part in sums))
+        found += [part.flatten(1) for part in parts]
+    return found
+
+
+def _corrected(first: Tensor, apart: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    return first.double() + apart, (square - apart.square()).clamp_min(0)
+
+
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    return rows.double().unflatten(0, (groups, -1)).sum(1)
+
+
+def _distances(z: Float[Tensor, "n c h w"], centre: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sums of the distances to the centre of each image's group, and of their squares, over `dims`.
+
+    On a CPU in copies that fit its cache.
+    """
+    run = len(z) if z.is_cuda else max(1, CACHED // max(1, z[0].numel()))
+    centre = centre.to(z.dtype).repeat_interleave(len(z) // len(centre), 0)
+    sums, squares = [], []
+    for part, its in zip(z.split(run), centre.split(run), strict=True):
+        apart = part - its
+        sums.append(apart.sum(dims))
+        squares.append(apart.square_().sum(dims))
+    return torch.cat(sums), torch.cat(squares)
+
+
+def _cell_sums(pixels: Float[Tensor, "n h w"], patch: int) -> Float[Tensor, "n u v"]:
+    return pixels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).sum((2, 4))
+
+
+def _spread(cells: Float[Tensor, "g u v"], patch: int) -> Float[Tensor, "g h w"]:
+    return cells.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, groups: int, patch: int | None, channels: bool) -> tuple[Tensor, ...]:
+        found = [part.to(z.dtype) for part in _two_passes(z, groups, patch, channels)]
+        ctx.save_for_backward(z, *found[::2])
+        ctx.groups, ctx.patch, ctx.channels = groups, patch, channels
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """d mean / dz = 1 / N and d var / dz = 2 (z - mean) / N, N = values in the mean."""
+        z, *means = ctx.saved_tensors
+        n, c, h, w = z.shape
+        factor: Tensor | float = 0.0
+        shift: Tensor | float = 0.0
+        for i, mean in enumerate(means):
+            channel = ctx.channels and i == 0
+            values = n // ctx.groups * (h * w if channel else c * ctx.patch**2)
+            by_mean, by_var = slopes[2 * i] / values, slopes[2 * i + 1] * (2 / values)
+            one, other = by_var, by_mean - by_var * mean
+            if channel:
+                one, other = one[:, :, None, None], other[:, :, None, None]
+            else:
+                one, other = (
+                    _spread(part.unflatten(1, (h // ctx.patch, -1)), ctx.patch)[:, None]
+                    for part in (one, other)
+                )
+            factor, shift = factor + one, shift + other
+        images = z.unflatten(0, (ctx.groups, -1))
+        return torch.addcmul(shift[:, None], factor[:, None], images).flatten(0, 1), None, None, None
 
 
 def merged(
@@ -89,25 +189,27 @@ def class_moments(
     z: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
     classes: int,
-    patch: int,
+    patch: int | None,
     batch_size: int | None = None,
 ) -> Moments:
     """The sums of these images: each image is its own group, added to its class in float64.
 
-    batch_size: also average over consecutive batches of so many images; the last may be smaller.
+    patch: side of a cell; None = no cells. batch_size: also average over consecutive batches of so many
+    images; the last may be smaller.
     """
-    z = z.double()  # squares of float32 means lose the small variances
-    count = torch.bincount(labels, minlength=classes).double()
-    sums, batches = [], []
-    for mean, var in (channel_moments(z, len(z)), patch_moments(z, len(z), patch)):
+    sums: dict[str, Tensor] = {"count": torch.bincount(labels, minlength=classes).double()}
+    each = {"channel": _two_passes(z, len(z), None, True)}
+    if patch is not None:
+        each["patch"] = _two_passes(enlarged(z, patch), len(z), patch, False)
+    for kind, (mean, var) in each.items():
         rows = torch.stack([mean, mean.square(), var], 1)
         empty = torch.zeros(classes, *rows.shape[1:], dtype=torch.float64, device=z.device)
-        sums.append(empty.index_add_(0, labels, rows))
+        sums[kind] = empty.index_add_(0, labels, rows)
         if batch_size is not None:
             owner = torch.arange(len(z), device=z.device) // batch_size
             pair = torch.stack(merged(mean, var, owner, math.ceil(len(z) / batch_size)))
-            batches.append((pair * owner.bincount()[:, None]).sum(1))
-    return Moments(count, *sums, *batches)
+            sums[f"{kind}_batches"] = (pair * owner.bincount()[:, None]).sum(1)
+    return Moments(**sums)
 
 
 def observe(
@@ -119,9 +221,14 @@ def observe(
     batch_size: int | None = None,
 ) -> dict[str, Moments]:
     """`class_moments` of the input of every hooked layer, in one forward; layer name -> Moments."""
-    with torch.no_grad(), models.capture(model) as inputs:
+    sizes = {layer.name: patch if layer.kind == "conv" else None for layer in models.layers(model)}
+
+    def read(name: str, z: Tensor) -> Moments:
+        return class_moments(z, labels, classes, sizes[name], batch_size)
+
+    with torch.no_grad(), models.capture(model, read) as moments:
         model(images)
-    return {name: class_moments(z, labels, classes, patch, batch_size) for name, z in inputs.items()}
+    return moments
 
 
 def add(total: Mapping[str, Moments], more: Mapping[str, Moments]) -> dict[str, Moments]:

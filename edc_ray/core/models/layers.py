@@ -1,6 +1,6 @@
 """What the layers of a network see: the inputs of its convolutions and BatchNorms (method.md 2.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,17 +39,20 @@ def layers(model: nn.Module) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def capture(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def capture(
+    model: nn.Module, read: Callable[[str, Tensor], Any] = lambda name, z: z
+) -> Iterator[dict[str, Any]]:
     """In the block a forward fills the mapping: layer name -> input (n, channels, h, w), in the graph.
 
+    read: called with (layer name, input) as the input goes by; what it returns is kept instead.
     Of a module that is called twice the last input stays, as in the official hooks; one that is not called
     is not in the mapping.
     """
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, Any] = {}
 
     def keep(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         if args:
-            inputs[name] = args[0]
+            inputs[name] = read(name, args[0])
 
     handles = [m.register_forward_pre_hook(partial(keep, name)) for name, m in _hooked(model).items()]
     try:
