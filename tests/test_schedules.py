@@ -83,7 +83,7 @@ def test_alrs_is_a_naive_recursion(losses: list[float], gamma: float) -> None:
     cfg, rate, last = Evaluate(schedule="alrs", epochs=20, gamma=gamma), 1.0, math.inf
     for epoch, loss in enumerate(losses):
         assert multiplier(cfg, epoch, losses[:epoch]) == pytest.approx(rate)
-        if abs(last - loss) < 0.02 and abs(last - loss) / last < 0.02:
+        if abs(last - loss) < 0.02 and abs(last - loss) / loss < 0.02:
             rate *= gamma
         last = loss
 

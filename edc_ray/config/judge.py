@@ -73,7 +73,11 @@ class Evaluate:
         search={"choices": ["mse", "kl", "cosine", "dist", "hard"]},
     )  # fmt: skip
     temperature: float = knob(
-        20.0, "of the softmax of kl", low=0.1, when={"loss": "kl"}, search={"low": 1, "high": 20}
+        20.0,
+        "of the softmax of kl and dist",
+        low=0.1,
+        when={"loss": ("kl", "dist")},
+        search={"low": 1, "high": 20},
     )
     ce_weight: float = knob(
         0.025, "of the cross-entropy to the hard label", low=0, search={"low": 0, "high": 0.5},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from edc_ray.config import Init
-from edc_ray.core.data import normalize
+from edc_ray.core.data import denormalize, normalize
 from edc_ray.core.random import generator
 
 TOGETHER = 64  # images of a pool that are in memory at once, as floats and once for each of their crops
@@ -24,12 +24,13 @@ class Pool:
     """The images that a class may start from, read when they are asked for.
 
     get: those at these positions (0 to count - 1). score: cross-entropies of images to the class; only the
-    rows of SCORED call it.
+    rows of SCORED call it. pixels: the dataset's mean and standard deviation of each channel, for noise.
     """
 
     count: int
     get: Callable[[Int[Tensor, " m"]], UInt8[Tensor, "m c s s"]]
     score: Callable[[UInt8[Tensor, "m c h h"]], Float[Tensor, " m"]] | None = None
+    pixels: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 def class_images(cfg: Init, pool: Pool, seed: int, label: int) -> UInt8[Tensor, "ipc c s s"]:
@@ -62,17 +63,10 @@ def draw(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s 
 
 
 def noise(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s s"]:
-    """Gaussian noise with the mean and spread of the pool's pixels in each channel, clipped to bytes."""
-    sums = [torch.zeros(1, dtype=torch.float64)] * 2
-    for ids in torch.arange(pool.count).split(TOGETHER):
-        images = pool.get(ids).double()
-        sums = [total + (images**k).sum((0, 2, 3)) for k, total in enumerate(sums, start=1)]
-    pixels = pool.count * images[0, 0].numel()
-    mean = sums[0] / pixels
-    spread = ((sums[1] / pixels - mean**2) * pixels / max(1, pixels - 1)).clamp_min(0).sqrt()
-    drawn = torch.randn(cfg.ipc, *images.shape[1:], generator=rng)
-    drawn = drawn * spread.float().view(3, 1, 1) + mean.float().view(3, 1, 1)
-    return drawn.round().clamp(0, 255).to(torch.uint8)
+    """N(0, 1) in normalised pixels (method.md 3.1), clipped to bytes: no class leaves a trace in it."""
+    assert pool.pixels is not None
+    drawn = torch.randn(cfg.ipc, *pool.get(torch.tensor([0])).shape[1:], generator=rng)
+    return denormalize(drawn, *pool.pixels).cpu()
 
 
 # --- chosen by observers ------------------------------------------------------------------------------------

@@ -31,10 +31,13 @@ def cosine(logits: Logits, soft: Logits, cfg: Evaluate) -> Scalar:
 
 
 def dist(logits: Logits, soft: Logits, cfg: Evaluate) -> Scalar:
-    """DIST: 1 - correlation of the chances, over the classes of an image and over the images of a class."""
-    ours, theirs = logits.softmax(1), soft.softmax(1)
+    """DIST: 1 - correlation of softmax(. / T), over the classes of an image and over the images of a class.
+
+    With the factor T^2 (official).
+    """
+    ours, theirs = ((x / cfg.temperature).softmax(1) for x in (logits, soft))
     between, within = (1 - _correlation(ours, theirs, axis).mean() for axis in (1, 0))
-    return DIST_WEIGHT * (between + within)
+    return cfg.temperature**2 * DIST_WEIGHT * (between + within)
 
 
 def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:

@@ -42,8 +42,8 @@ def multistep(cfg: Evaluate, share: float, losses: Sequence[float]) -> float:
 
 
 def alrs(cfg: Evaluate, share: float, losses: Sequence[float]) -> float:
-    """Times gamma after each epoch whose mean loss is within 2 % and 0.02 of that of the epoch before."""
-    calm = (abs(now - before) < CALM * min(1.0, before) for before, now in pairwise(losses))
+    """Times gamma after each epoch whose mean loss is within 0.02, and 2 % of itself, of the one before."""
+    calm = (abs(now - before) < CALM * min(1.0, now) for before, now in pairwise(losses))
     return float(cfg.gamma ** sum(calm))
 
 

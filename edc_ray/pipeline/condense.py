@@ -51,7 +51,7 @@ def _real_pools(job: Job) -> Callable[[int], init.Pool]:
     def pool(label: int) -> init.Pool:
         rows = (labels == sources[label]).nonzero().flatten()
         score = partial(init.cross_entropies, models, sources[label], real.size, norm, together)
-        return init.Pool(len(rows), lambda ids: real.fit.bytes(rows[ids]).to(device), score)
+        return init.Pool(len(rows), lambda ids: real.fit.bytes(rows[ids]).to(device), score, norm)
 
     return pool
 

@@ -3,8 +3,9 @@
 The predecessors are written with the values of their own scripts (VILA-Lab/SRe2L with CDA,
 shaoshitong/G_VBSM_Dataset_Condensation, LINs-lab/RDED). What no field says, and so is missing here: the
 cyclic jitter of SRe2L and CDA, batches of one image of each class (a group is class-major), the warm-up of
-their Tiny-ImageNet training, the densification of G-VBSM, the patch shuffle of RDED. Where they do not say
-how their observers were trained, LONG_SQUEEZE trains them.
+their Tiny-ImageNet training, the densification of G-VBSM and its running statistics that go on from one group
+to the next, the patch shuffle of RDED. Where they do not say how their observers were trained, LONG_SQUEEZE
+trains them.
 """
 
 from typing import Any
@@ -103,7 +104,8 @@ _CDA_64 = _CDA | {"recover.lr": 0.4, "recover.matching.weight": 0.05}
 _G_VBSM: Changes = _NO_EMA | _COS_TO_0 | {
     "init.kind": "noise", "recover.iterations": 4000, "recover.crop_min": 0.77,
     "recover.matching.class_weight": 0.0, "recover.matching.drop_rate": 0.4, "relabel.crop_min": 0.08,
-    "evaluate.ce_weight": 0.15,
+    "recover.matching.bias_correction": False,
+    "statistics.conv_variance": "per_batch", "statistics.batch_size": 64, "evaluate.ce_weight": 0.15,
 }  # fmt: skip
 _G_VBSM_SMALL = _G_VBSM | LONG_SQUEEZE | {"squeeze.observers": CIFAR_OBSERVERS[:5]}
 _G_VBSM_10 = CIFAR_10 | _G_VBSM_SMALL | {
@@ -119,7 +121,7 @@ _G_VBSM_64 = TINY | _G_VBSM_SMALL | _SGD | {
 }  # fmt: skip
 _G_VBSM_224 = IMAGENET_1K | _G_VBSM | {
     "squeeze.observers": _FOUR, "recover.lr": 0.1, "recover.group_images": 40, "recover.crop_min": 0.08,
-    "recover.matching.momentum": 0.4, "recover.matching.drop_rate": 0.0,
+    "recover.matching.momentum": 0.4, "recover.matching.drop_rate": 0.0, "statistics.batch_size": 256,
     "relabel.batch_size": 1024, "evaluate.epochs": 300, "evaluate.ce_weight": 0.1,
 }  # fmt: skip
 

@@ -105,7 +105,7 @@ TIN = TINY | _FIXED | LONG_SQUEEZE | _RAND | {
 }  # fmt: skip
 _TIN_SQUEEZE = {
     "squeeze.epochs": 50, "squeeze.batch_size": 128, "squeeze.lr": 0.1, "squeeze.weight_decay": 0.0,
-    "squeeze.clip_norm": 5.0,
+    "squeeze.clip_norm": None,
 }  # fmt: skip
 TIN_PAPER = TIN | _PAPER | _DRAW_AGAIN | _TIN_SQUEEZE | {
     "squeeze.observers": ["resnet18", "mobilenet_v2_half", "shufflenet_v2_x0_5", EFF_B0],

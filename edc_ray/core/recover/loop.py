@@ -98,12 +98,12 @@ def synthesize(problem: Problem, state: State) -> Iterator[State]:
         t = state.iteration
         state.adam.param_groups[0]["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * t / cfg.iterations))
         crop = random_crops(problem, t, state.images.shape[-1])
-        if cfg.flatness.kind in AVERAGED:
-            state.averaged = torch.lerp(state.images.detach(), state.averaged, cfg.flatness.beta)
         images: Tensor = state.images
         if cfg.flatness.kind == "sam":
             images = _ascend(problem, state, crop)
         state.images.grad = _descend(problem, state, images, crop)
+        if cfg.flatness.kind in AVERAGED:  # behind the loss, as the official code
+            state.averaged = torch.lerp(state.images.detach(), state.averaged, cfg.flatness.beta)
         if problem.verifier_updates and t % verifier_every(images.shape[-1]) == 0:
             _verify(problem, state)
         state.adam.step()
