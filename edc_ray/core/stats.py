@@ -151,23 +151,20 @@ class _Moments(torch.autograd.Function):
         """d mean / dz = 1 / N and d var / dz = 2 (z - mean) / N, N = values in the mean."""
         z, *means = ctx.saved_tensors
         n, c, h, w = z.shape
-        factor: Tensor | float = 0.0
-        shift: Tensor | float = 0.0
+        lines = []
         for i, mean in enumerate(means):
             channel = ctx.channels and i == 0
             values = n // ctx.groups * (h * w if channel else c * ctx.patch**2)
-            by_mean, by_var = slopes[2 * i] / values, slopes[2 * i + 1] * (2 / values)
-            one, other = by_var, by_mean - by_var * mean
+            by_mean, factor = slopes[2 * i] / values, slopes[2 * i + 1] * (2 / values)
+            line = torch.stack([factor, by_mean - factor * mean], 1)
             if channel:
-                one, other = one[:, :, None, None], other[:, :, None, None]
+                lines.append(line[..., None, None])
             else:
-                one, other = (
-                    _spread(part.unflatten(1, (h // ctx.patch, -1)), ctx.patch)[:, None]
-                    for part in (one, other)
-                )
-            factor, shift = factor + one, shift + other
-        images = z.unflatten(0, (ctx.groups, -1))
-        return torch.addcmul(shift[:, None], factor[:, None], images).flatten(0, 1), None, None, None
+                maps = line.unflatten(2, (h // ctx.patch, -1)).flatten(0, 1)
+                lines.append(_spread(maps, ctx.patch).unflatten(0, (-1, 2))[:, :, None])
+        factor, shift = (lines[0] + lines[1] if len(lines) > 1 else lines[0]).unbind(1)
+        slope = torch.addcmul(shift[:, None], factor[:, None], z.unflatten(0, (ctx.groups, -1)))
+        return slope.flatten(0, 1), None, None, None
 
 
 def merged(
