@@ -1,39 +1,46 @@
-"""EDC on CIFAR-10 beside the published numbers: the whole pipeline in this process, without Ray.
+"""EDC on CIFAR-10 beside the published numbers: the whole pipeline without Ray, in a few processes.
 
-    python benchmarks/cifar10_reproduction.py FOLDER [--ipc 10] [--seeds 3] [--minutes 9] [--device cuda]
+    python benchmarks/cifar10_reproduction.py FOLDER [--ipc 10] [--seeds 3] [--processes 6] [--minutes 8]
 
 FOLDER has train*.parquet and test*.parquet (columns image, label). Needs torch, torchvision, numpy, pyarrow
-and safetensors, neither Ray nor pydantic. Stops after --minutes with everything kept (units in work are
-checkpointed); the same command goes on, and prints the table of what is finished. Exit code 3: not finished.
+and safetensors, neither Ray nor pydantic. Stops after --minutes; what is finished or checkpointed (every
+10 s) stays. The same command goes on, and prints the table of what is finished. Exit code 3: not finished;
+1: an arm failed, the others went on.
 
-Arms, all with the same seeds (init, recover, labels, student):
+Arms, all with the same seeds (init, recover, labels, student); the observers are one draw, which no interval
+holds:
     fixed, official, paper   the presets edc/cifar10/ipcN
     t0                       fixed without optimisation
     random_real              fresh random real images with the labels and recipe of fixed
-    fixed_official_teachers, official_fixed_teachers
-                             the recipe of one with the observers of the other (--arms; label teachers move
-                             the student by about 17 points, method.md 8.4)
-With --val SHARE everything is judged on held-out training images instead of test; each read of test is on
-record in the store (test_reads.jsonl). --set changes every arm, --tiny shrinks all for a look on a CPU.
+    fixed_official_teachers, fixed_paper_teachers, official_fixed_teachers, paper_fixed_teachers
+                             the recipe of one with the observers of the other (label teachers move the
+                             student by about 17 points, method.md 8.4)
+Without --arms: fixed, official, t0, random_real. With --val SHARE everything is judged on held-out training
+images instead of test. Each observer set and each student judged on test is on record in the store
+(test_reads.jsonl). --set changes every arm, --tiny shrinks all for a look on a CPU.
 """
 
 import argparse
+import functools
 import json
 import math
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the package is not installed
 
+import pyarrow.parquet as pq
 import torch
 
 from edc_ray import pipeline
-from edc_ray.artifacts import Store
+from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import Experiment, Runtime
 from edc_ray.presets import PRESETS
 
@@ -67,15 +74,15 @@ def changed(section: Any, changes: Mapping[str, Any]) -> Any:
     return replace(section, **here, **inner)
 
 
-def arms(ipc: int, common: Mapping[str, Any]) -> dict[str, Experiment]:
-    """Every arm, before its seed."""
+def arms(ipc: int, common: Mapping[str, Any], seed: int) -> dict[str, Experiment]:
+    """One repetition of every arm."""
 
     def preset(version: str) -> Experiment:
         name = f"edc/cifar10/ipc{ipc}" + ("" if version == "fixed" else f"/{version}")
-        return changed(Experiment(), {**PRESETS[name].changes, **common})
+        return pipeline.with_seed(changed(Experiment(), {**PRESETS[name].changes, **common}), seed)
 
     fixed, official, paper = (preset(version) for version in ("fixed", "official", "paper"))
-    real = pipeline.arms(fixed)
+    real = pipeline.arms(fixed)  # after the seed, or random_real would draw the images of t0
 
     def taught(experiment: Experiment, teachers: Experiment) -> Experiment:
         """With the other's observers, and the pixel constants that these were trained with."""
@@ -92,37 +99,72 @@ def arms(ipc: int, common: Mapping[str, Any]) -> dict[str, Experiment]:
     }  # fmt: skip
 
 
-def make(
-    experiment: Experiment, store: Store, runtime: Runtime, mapper: pipeline.Mapper, ends: float
-) -> None:
-    """All stages of one repetition. Raises TimeIsUp."""
+@functools.lru_cache(maxsize=1)
+def worker(store: str, runtime: Runtime) -> pipeline.Worker:
+    """One a process, which keeps the images and the observers."""
+    return pipeline.Worker(Store(store), runtime)
 
-    def tell(task: pipeline.Task, unit: str, item: Any) -> None:
-        if time.monotonic() > ends:
+
+def unit(store: str, runtime: Runtime, task: pipeline.Task, name: str, ends: float) -> Receipt | None:
+    """Made in a process of the pool; None where the time was over before its end."""
+    for item in worker(store, runtime).run(task, name):
+        if isinstance(item, Receipt):
+            return item
+        if time.time() > ends:
+            return None  # its last checkpoint stays
+    return None
+
+
+def pooled(pool: ProcessPoolExecutor, runtime: Runtime, ends: float) -> pipeline.Mapper:
+    """The units of a task side by side. The mapper raises TimeIsUp."""
+
+    def mapper(task: pipeline.Task, names: Sequence[str]) -> Iterator[tuple[str, Receipt]]:
+        if time.time() > ends:
             raise TimeIsUp
-        if isinstance(item, pipeline.Progress) and item.done % 50 == 0:
-            print(f"    {task.stage} {unit} {item.done}/{item.total}", flush=True)
+        futures = {pool.submit(unit, runtime.store, runtime, task, name, ends): name for name in names}
+        for future in as_completed(futures):
+            receipt = future.result()
+            if receipt is None:
+                raise TimeIsUp
+            accuracy = receipt.meta.get("accuracy", "")
+            about = f"{task.stage} {futures[future]}: {receipt.meta['seconds']:.0f} s {accuracy}"
+            print(f"    {about}", flush=True)
+            yield futures[future], receipt
 
-    pipeline.ensure(experiment, store, runtime, mapper, tell)
+    return mapper
+
+
+def make(chosen: Sequence[Experiment], store: Store, runtime: Runtime, mapper: pipeline.Mapper) -> list[str]:
+    """All stages of all experiments; what they share comes first. Returns what went wrong, if anything."""
+    wrong: dict[str, None] = {}
+
+    def one(experiment: Experiment, upto: str) -> None:
+        try:
+            pipeline.ensure(experiment, store, runtime, mapper, upto=upto)
+        except (FloatingPointError, RuntimeError) as error:  # of this arm; the others go on
+            wrong[str(error)] = None
+
+    for experiment in chosen:
+        one(experiment, "statistics" if experiment.recover.iterations else "squeeze")
+    with ThreadPoolExecutor(len(chosen)) as threads:
+        for future in [threads.submit(one, experiment, "evaluate") for experiment in chosen]:
+            future.result()
+    return list(wrong)
 
 
 def row(arm: Sequence[Experiment], store: Store, runtime: Runtime) -> dict[str, Any]:
     """Facts of the repetitions that are finished."""
-    finished = [
-        tasks
-        for experiment in arm
-        if pipeline.is_hit((tasks := pipeline.tasks(experiment))[-1], store, runtime)
-    ]
-    judged = [pipeline.facts(tasks[-1], store) for tasks in finished]
-    found: dict[str, Any] = {"n": len(judged), "accuracies": [each["accuracy"] for each in judged]}
-    if judged:
-        found["split"], found["judged"] = judged[0]["split"], judged[0]["judged"]
-        found["maximum"] = [each.get("maximum_over_reports_on_test") for each in judged]
-        found["stage_seconds"] = {task.stage: seconds(task, store) for task in finished[0]}
-        squeeze = [task for task in finished[0] if task.stage == "squeeze"]
-        if squeeze:
-            facts = pipeline.facts(squeeze[0], store)
-            found |= {"observers": facts["accuracy"], "ensemble": facts["ensemble"]}
+    every = {seed: pipeline.tasks(experiment) for seed, experiment in enumerate(arm)}
+    finished = {seed: tasks for seed, tasks in every.items() if pipeline.is_hit(tasks[-1], store, runtime)}
+    judged = {seed: pipeline.facts(tasks[-1], store) for seed, tasks in finished.items()}
+    found: dict[str, Any] = {"accuracy": {seed: each["accuracy"] for seed, each in judged.items()}}
+    for each in judged.values():
+        found |= {"split": each["split"], "judged": each["judged"]}
+        found.setdefault("maximum", []).append(each.get("maximum_over_reports_on_test"))
+    for tasks in finished.values():
+        found["stage_seconds"] = {task.stage: seconds(task, store) for task in tasks}
+        facts = pipeline.facts(next(task for task in tasks if task.stage == "squeeze"), store)
+        found |= {"observers": facts["accuracy"], "ensemble": facts["ensemble"]}
     return found
 
 
@@ -132,27 +174,55 @@ def seconds(task: pipeline.Task, store: Store) -> float:
     return float(manifest["seconds"]) if manifest else 0.0
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval."""
+    n = len(values)
+    half = T_975[min(n - 1, len(T_975) - 1)] * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.inf
+    return statistics.fmean(values), half
+
+
+def verdict(mean: float, half: float, target: float) -> str:
+    """Matched = the whole interval lies within half a point of the target; all in %."""
+    low, high = mean - half, mean + half
+    if target - 0.5 <= low and high <= target + 0.5:
+        return "matched"
+    return "below" if high < target - 0.5 else "above" if low > target + 0.5 else "not resolved"
+
+
 def report(name: str, found: Mapping[str, Any], target: float | None) -> str:
     """One line of the table."""
-    values, n = [100 * value for value in found["accuracies"]], found["n"]
-    if not n:
-        return f"| {name} | not finished | | | |"
-    half = T_975[min(n - 1, len(T_975) - 1)] * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.inf
-    mean = statistics.fmean(values)
-    goal, verdict = "", ""
-    if target is not None:
-        goal = f"{100 * target:.1f}"
-        inside = mean - half >= 100 * target - 0.5 and mean + half <= 100 * target + 0.5
-        verdict = "matched" if inside else "not reached"
-    tops = [value for value in found.get("maximum", []) if value is not None]
+    values = [100 * value for value in found["accuracy"].values()]
+    if not values:
+        return f"| {name} | not finished | | | | |"
+    mean, half = interval(values)
+    goal = f"{100 * target:.1f} {verdict(mean, half, 100 * target)}" if target is not None else ""
+    tops = [value for value in found["maximum"] if value is not None]
     top = f"{100 * statistics.fmean(tops):.2f}" if tops else ""
     minutes = sum(found["stage_seconds"].values()) / 60
-    interval = f"{mean:.2f} +- {half:.2f}" if n > 1 else f"{mean:.2f}"
-    teachers = f"{100 * found['ensemble']:.2f}" if "ensemble" in found else ""
-    return (
-        f"| {name} | {interval} (n = {n}, {found['split']}, {found['judged']} images) | {goal} {verdict} | "
-        f"{top} | {teachers} | {minutes:.1f} |"
-    )
+    judged = f"n = {len(values)}, {found['split']}, {found['judged']} images"
+    teachers = f"{100 * found['ensemble']:.2f}"
+    return f"| {name} | {mean:.2f} +- {half:.2f} ({judged}) | {goal} | {top} | {teachers} | {minutes:.1f} |"
+
+
+def steps(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Paired differences to the first arm, over the seeds that both have."""
+    first, *others = facts
+    ours, told = facts[first]["accuracy"], []
+    for name in others:
+        theirs = facts[name]["accuracy"]
+        pairs = [100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
+        if pairs:
+            mean, half = interval(pairs)
+            seen = "" if abs(mean) > half else ", not resolved"
+            told.append(f"{first} - {name}: {mean:.2f} +- {half:.2f} (n = {len(pairs)}{seen})")
+    return told
+
+
+def coded(folder: str) -> str:
+    """How the first image is stored: a number from JPEGs is not one from the original pixels."""
+    first = min(Path(folder).glob("train*.parquet"))
+    image = pq.ParquetFile(first).iter_batches(1, columns=["image"]).__next__().to_pylist()[0]["image"]
+    return "JPEG" if (image["bytes"] if isinstance(image, dict) else image)[:2] == b"\xff\xd8" else "lossless"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -162,6 +232,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ipc", type=int, default=10, choices=(1, 10, 50))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--processes", type=int, default=1, help="units at once, on one device")
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32"))
@@ -175,46 +246,49 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    ends = time.monotonic() + 60 * args.minutes
+    ends = time.time() + 60 * args.minutes
     common = {"dataset.name": "parquet", "dataset.path": args.folder, "split.val": args.val}
     common |= {"precision": args.precision} | (TINY if args.tiny else {})
     common |= {path: json.loads(value) for path, _, value in (each.partition("=") for each in args.set)}
-    every = arms(args.ipc, common)
-    if unknown := set(args.arms) - set(every):
-        raise SystemExit(f"error: --arms {' '.join(sorted(unknown))}: legal are {' '.join(every)}")
+    sets = [arms(args.ipc, common, seed) for seed in range(args.seeds)]
+    if unknown := set(args.arms) - set(sets[0]):
+        raise SystemExit(f"error: --arms {' '.join(sorted(unknown))}: legal are {' '.join(sets[0])}")
+    chosen = {name: [each[name] for each in sets] for name in args.arms}
     store = Store(args.store)
     store.check()
-    runtime = Runtime(store=args.store, device=args.device, threads=torch.get_num_threads())
-    chosen = {
-        name: [pipeline.with_seed(every[name], seed) for seed in range(args.seeds)] for name in args.arms
-    }
     for arm in chosen.values():
         pipeline.check(arm[0])
+    threads = max(1, torch.get_num_threads() // args.processes)
+    runtime = Runtime(store=store.path(), device=args.device, threads=threads, checkpoint_seconds=10.0)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else "cpu"
-    print(f"torch {torch.__version__}, {device}, {args.precision}; CIFAR-10 IPC {args.ipc} of {args.folder}")
-    mapper, done = pipeline.in_process(store, runtime), True
-    try:
-        for i in range(args.seeds):  # every arm once, then again: an early end leaves a balanced table
-            for name, arm in chosen.items():
-                print(f"  {name}, seed {i}", flush=True)
-                make(arm[i], store, runtime, mapper, ends)
-    except TimeIsUp:
-        done = False
+    print(f"torch {torch.__version__}, {device}, {args.precision}, {args.processes} processes")
+    print(f"CIFAR-10 ({coded(args.folder)}) IPC {args.ipc} of {args.folder}", flush=True)
+    done, wrong = True, list[str]()
+    with ProcessPoolExecutor(args.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            # Seed by seed, so that an early end leaves a balanced table.
+            order = [arm[seed] for seed in range(args.seeds) for arm in chosen.values()]
+            wrong = make(order, store, runtime, pooled(pool, runtime, ends))
+        except TimeIsUp:
+            done = False
     print("| arm | accuracy | published | maximum over reports (diagnostic) | teachers | minutes |")
     print("|---|---|---|---|---|---|")
     facts = {name: row(arm, store, runtime) for name, arm in chosen.items()}
-    target = PRESETS[f"edc/cifar10/ipc{args.ipc}"].target if not args.tiny else None
+    compared = args.val == 0 and not args.tiny
+    target = PRESETS[f"edc/cifar10/ipc{args.ipc}"].target if compared else None
     for name, found in facts.items():
         print(report(name, found, target if name in ("fixed", "official", "paper") else None))
+    print("\n".join(steps(facts)))
     for each in {json.dumps(found["observers"]) for found in facts.values() if "observers" in found}:
-        told = ", ".join(f"{name} {100 * value:.2f}" for name, value in json.loads(each).items())
-        print(f"observers: {told}")
+        print("observers: " + ", ".join(f"{name} {100 * v:.2f}" for name, v in json.loads(each).items()))
     print(f"reads of test on record: {len(store.read_lines('test_reads.jsonl'))}")
     if args.json:
         args.json.write_text(json.dumps(facts, indent=1))
     if not done:
         print("not finished: the same command goes on")
-    return 0 if done else 3
+    for error in wrong:
+        print(f"failed: {error}", file=sys.stderr)
+    return 3 if not done else 1 if wrong else 0
 
 
 if __name__ == "__main__":
