@@ -1,6 +1,7 @@
 """`edc-ray`: condense one experiment, plan one or a sweep, run a sweep, report on it; list the presets."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ def plan(target: str, changes: Sequence[str]) -> None:
     except NotThere as error:
         missing = error
     if settings.search:
-        print(f"sweep {settings.name}: {settings.budget.trials} trials over {len(settings.search)} knobs")
+        _print_sweep(settings, experiment)
     if missing:
         print(f"missing: {missing}")
         print("stages: " + " -> ".join(pipeline.needed(experiment)))
@@ -129,19 +130,34 @@ def plan(target: str, changes: Sequence[str]) -> None:
     _print_devices(settings.runtime)
 
 
+def _print_sweep(settings: Sweep, experiment: Experiment) -> None:
+    """How many trials, and how much of their stages they share in an empty store."""
+    from edc_ray import reuse  # Optuna, which only a search needs
+
+    trials, inner = settings.budget.trials, settings.inner
+    kept = f", {inner} for each of {math.ceil(trials / inner)} syntheses" if inner > 1 else ""
+    print(f"sweep {settings.name}: {trials} trials over {len(settings.search)} knobs{kept}")
+    made = reuse.expected(settings, experiment)
+    print("expected made + hits: " + ", ".join(f"{stage} {n} + {trials - n}" for stage, n in made.items()))
+
+
+def _swept(settings: Sweep, experiment: Experiment) -> dict[str, str]:
+    """Stage -> what has an artifact of its own; absent where all trials share one."""
+    if not settings.search:
+        return {}
+    from edc_ray import reuse
+
+    kept = reuse.outer(settings.search, experiment) if settings.inner > 1 else frozenset()
+    touched = reuse.touching(settings.search, experiment).items()
+    return {stage: "per synthesis" if knobs <= kept else "per trial" for stage, knobs in touched if knobs}
+
+
 def _print_plan(experiment: Experiment, store: Store, settings: Sweep) -> None:
-    rows = pipeline.STAGES.items()
-    swept = {stage for stage, row in rows if _is_swept(row.reads(experiment), settings)}
+    swept = _swept(settings, experiment)
     print(f"{'artifact':<24} {'units':>6} {'to do':>6}")
     for row in pipeline.plan(experiment, store, settings.runtime):
-        note = "; ".join(filter(None, ["hit" * row.hit, row.note]))
-        if swept & {row.task.stage, *dict(row.task.inputs)}:
-            note = "; ".join(filter(None, [note, "per trial"]))
+        note = "; ".join(filter(None, ["hit" * row.hit, row.note, swept.get(row.task.stage)]))
         print(f"{row.task!s:<24} {row.units:>6} {row.missing:>6}  {note}".rstrip())
-
-
-def _is_swept(reads: Sequence[str], settings: Sweep) -> bool:
-    return any(f"{knob}.".startswith(f"{path}.") for path in reads for knob in settings.search)
 
 
 def _print_devices(runtime: Runtime) -> None:

@@ -325,9 +325,9 @@ def open_study(folder: Path) -> optuna.Study:
         mark_lost(study, trial)
         study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
-    kept = [_wanted(trial) for trial in trials if not _lost(trial)]
-    for trial in filter(_lost, trials):
-        params = _wanted(trial)
+    kept = [wanted(trial) for trial in trials if not lost(trial)]
+    for trial in filter(lost, trials):
+        params = wanted(trial)
         if params and not any(params.items() <= other.items() for other in kept):
             study.enqueue_trial(params)
             kept.append(params)
@@ -339,11 +339,12 @@ def mark_lost(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
     study._storage.set_trial_system_attr(trial._trial_id, "edc:lost", True)
 
 
-def _lost(trial: FrozenTrial) -> bool:
+def lost(trial: FrozenTrial) -> bool:
+    """Whether it failed by no fault of its own."""
     return trial.state == TrialState.FAIL and bool(trial.system_attrs.get("edc:lost"))
 
 
-def _wanted(trial: FrozenTrial) -> dict[str, Any]:
+def wanted(trial: FrozenTrial) -> dict[str, Any]:
     """What it has, or was to have."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
@@ -351,7 +352,7 @@ def _wanted(trial: FrozenTrial) -> dict[str, Any]:
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count against the budget: all that ended, but those lost without a fault of their own."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    return [trial for trial in ended if not _lost(trial)]
+    return [trial for trial in ended if not lost(trial)]
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:

@@ -29,7 +29,10 @@ def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment
     """
     from edc_ray import space  # Optuna, which only a search needs
 
-    sweep, base = with_changes(config.load(Sweep, config.read_yaml(Path(file)) or {}), changes)
+    data = _lifted(config.read_yaml(Path(file)) or {})
+    with _inner_in_search():
+        sweep = config.load(Sweep, data)
+    sweep, base = with_changes(sweep, changes)
     return dataclasses.replace(sweep, search=space.suggested(sweep.search)), base
 
 
@@ -41,9 +44,11 @@ def load_ladder(file: str, changes: Sequence[str] = ()) -> tuple[Ladder, Experim
 def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
     """The file's content and its experiment after `--set`. Raises as `load_file`."""
     pairs = dict(_pair(change) for change in changes)
+    pairs = _lifted(pairs) if isinstance(spec, Sweep) else pairs
     short = {path: path.removeprefix("experiment.") for path in pairs}
     own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(spec)}
-    spec = config.override(spec, {path: pairs[path] for path in own})
+    with _inner_in_search():
+        spec = config.override(spec, {path: pairs[path] for path in own})
     base = presets.experiment(spec.preset)
     with under("experiment"):
         base = config.override(base, dict(flatten(spec.experiment)))
@@ -59,6 +64,28 @@ def _pair(change: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError("--set", change, "must be path=value, such as budget.trials=4")
     return path, config.parse_value(value)
+
+
+def _lifted(given: Any) -> Any:
+    """A file, or changes to it, with `search.inner`, which is no knob, as the field `inner` of the sweep."""
+    if not isinstance(given, Mapping):
+        return given
+    if "inner" in given:
+        raise config.unknown("inner", given["inner"], ["search.inner"])
+    lifted = {"inner" if path == "search.inner" else path: value for path, value in given.items()}
+    if isinstance(knobs := lifted.get("search"), Mapping) and "inner" in knobs:
+        lifted["search"] = {path: knob for path, knob in knobs.items() if path != "inner"}
+        lifted["inner"] = knobs["inner"]
+    return lifted
+
+
+@contextmanager
+def _inner_in_search() -> Iterator[None]:
+    """Errors of the block name the field as the file does."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.under("search" if error.path == "inner" else "") from None
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

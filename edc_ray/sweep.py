@@ -60,9 +60,10 @@ def check(sweep: Sweep, base: Experiment) -> None:
     Raises:
         ConfigError: names the path in the file, the value and what is legal.
     """
-    from edc_ray import space
+    from edc_ray import reuse, space
 
     space.check(sweep.search, base)
+    reuse.check(sweep, base)
     if sweep.sampler == "grid":
         space.check_grid(sweep)
     if base.split.val == 0:
@@ -146,17 +147,18 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
     """Run `left` more trials. A trial that fails is told so and does not end the sweep."""
     from ray import tune
 
-    from edc_ray import space, tuning
+    from edc_ray import reuse, space, tuning
     from edc_ray.distributed.trial import trial
 
     sweep, base = ready.sweep, ready.base
     study = space.read_study(ready.folder)
     done = space.finished(study)
+    outer = reuse.outer(sweep.search, base)
     thin = functools.partial(trial, base=base, search=sweep.search, broker=broker, stops=rungs(sweep, base))
     tuner = tune.Tuner(
         tune.with_resources(thin, {"cpu": 0, "node:__internal_head__": 0.001}),
         tune_config=tune.TuneConfig(
-            search_alg=tuning.make_search(sweep, ready.folder, study),
+            search_alg=tuning.make_search(sweep, ready.folder, study, outer),
             scheduler=tuning.make_scheduler(sweep.scheduler, rungs(sweep, base), done),
             num_samples=left,
             max_concurrent_trials=sweep.concurrent,

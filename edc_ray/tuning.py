@@ -1,6 +1,6 @@
 """Tune's side of a sweep: its searcher, its scheduler and its lines, all over the study of `space`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from edc_ray import space
+from edc_ray import reuse, space
 from edc_ray.config import Scheduler, Sweep
 from edc_ray.space import END, METRIC
 
@@ -24,10 +24,14 @@ class StudySearch(OptunaSearch):
     """
 
     deadline: datetime | None = None  # no trial starts after it
+    outer: Collection[str] = ()  # the knobs that `inner` trials share
+    inner = 1
 
     def suggest(self, trial_id: str) -> Any:
         if self.deadline is not None and datetime.now() > self.deadline:
             return Searcher.FINISHED
+        if trial_id not in self._ot_trials:
+            reuse.keep(self._ot_study, self.outer, self.inner)
         return super().suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -53,13 +57,17 @@ class StudySearch(OptunaSearch):
         super().on_trial_complete(trial_id, result, error)
 
 
-def make_search(sweep: Sweep, folder: Path, study: optuna.Study) -> StudySearch:
-    """The searcher that goes on with the study in the folder, until the budget's hours are over."""
+def make_search(sweep: Sweep, folder: Path, study: optuna.Study, outer: Collection[str] = ()) -> StudySearch:
+    """The searcher that goes on with the study in the folder, until the budget's hours are over.
+
+    outer: the knobs that sweep.inner trials share.
+    """
     search = StudySearch(
         space=space.Space(sweep.search), metric=METRIC, mode="max", study_name=space.STUDY,
         sampler=space.sampler(sweep, len(study.trials)), storage=space.storage(folder),
     )  # fmt: skip
     search.deadline = deadline(sweep, study)
+    search.outer, search.inner = outer, sweep.inner
     return search
 
 

@@ -377,6 +377,21 @@ SWEEP: dict[str, Row] = {
         "budget.trials = 3",
         "must be <= 2, the points",
     ),
+    "inner of none": Row(search(inner=0, recover__lr=RANGE), "search.inner = 0", "must be >= 1"),
+    "inner is a knob": Row(search(inner=RANGE), "search.inner = {", "a valid integer"),
+    "inner outside of search": Row({"inner": 2}, "inner = 2", "legal: search.inner"),
+    "inner without a later knob": Row(
+        search(inner=2, recover__lr=RANGE), "search.inner = 2", "must be 1: no knob is left to differ"
+    ),
+    "inner without a knob of the synthesis": Row(
+        search(inner=2, evaluate__lr=RANGE), "search.inner = 2", "all trials share them anyway"
+    ),
+    "grid with inner": Row(
+        {"sampler": "grid", "search": KINDS},
+        "search.inner = 2",
+        "must be 1 with sampler grid",
+        ["--set", "search.inner=2"],
+    ),
     "horizon leaves no rung": Row(
         exp(evaluate={"ema_horizon": 0.2}) | {"scheduler": {"kind": "asha"}},
         "experiment.evaluate.ema_horizon = 0.2",
@@ -489,6 +504,14 @@ def test_the_same_sweep_with_another_budget_goes_on() -> None:
     begin_good()
     row = Row({"budget": {"trials": 99}, "concurrent": 7, "experiment": {"recover": {"lr": 0.05}}}, "", "")
     assert sweep.prepare(row.file(), ["confirm.seeds=3"]).sweep.budget.trials == 99
+
+
+def test_the_same_sweep_with_another_inner_goes_on() -> None:
+    knobs = search(recover__lr=RANGE, evaluate__lr=RANGE)
+    ready = sweep.prepare(Row(knobs, "", "").file(), [])
+    facts = {"identity": sweep.identity(ready.sweep, ready.base)}
+    ready.store.put("sweeps/good/sweep.json", json.dumps(facts).encode())
+    assert sweep.prepare(Row(knobs, "", "").file(), ["search.inner=3"]).sweep.inner == 3
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

@@ -77,7 +77,11 @@ def test_help_says_where_the_presets_are(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_plan_of_the_quickstart_from_the_package(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "plan", "sweeps/quickstart.yaml")
-    first, header, *rows = out.splitlines()
+    first, expected, header, *rows = out.splitlines()
+    assert expected == (
+        "expected made + hits: ingest 1 + 15, squeeze 1 + 15, statistics 1 + 15, init 1 + 15, "
+        "recover 16 + 0, relabel 16 + 0, evaluate 16 + 0"
+    )
     assert first == "sweep quickstart: 16 trials over 8 knobs" and header.split() == [
         "artifact",
         "units",
@@ -90,11 +94,21 @@ def test_plan_of_the_quickstart_from_the_package(folder: Path, capsys: pytest.Ca
     assert not list(folder.iterdir())
 
 
+def test_plan_of_a_sweep_whose_trials_share_their_images(capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, "plan", "sweeps/quickstart.yaml", "search.inner=5")
+    first, expected, _, *rows = out.splitlines()
+    assert first == "sweep quickstart: 16 trials over 8 knobs, 5 for each of 4 syntheses"
+    assert "init 1 + 15, recover 4 + 12, relabel 16 + 0" in expected
+    notes = {row.split("-")[0]: row.rpartition("  ")[2] for row in rows}
+    assert notes["recover"] == "per synthesis" and notes["relabel"] == notes["evaluate"] == "per trial"
+
+
 def test_plan_of_the_design_space_says_what_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = run(capsys, "plan", "sweeps/design_space.yaml", f"runtime.store={folder / 'store'}")
-    assert "sweep design-space-cifar10-ipc10: 100 trials over 37 knobs" in out
+    assert "sweep design-space-cifar10-ipc10: 100 trials over 37 knobs, 4 for each of 25 syntheses\n" in out
+    assert "init 25 + 75, recover 25 + 75, relabel 100 + 0, evaluate 100 + 0\n" in out  # needs no images
     (missing,) = re.findall(r"^missing: .*", out, re.M)
     assert missing.startswith(
         "missing: experiment.dataset.path = 'data/cifar10': no such folder; must be a folder"

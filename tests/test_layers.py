@@ -147,7 +147,10 @@ RULES = {
         bad="import ray",
     ),
     "optuna": Rule(
-        "Optuna is the search's", r"^optuna(\.|$)", "space tuning claim sweep report", bad="import optuna"
+        "Optuna is the search's",
+        r"^optuna(\.|$)",
+        "space reuse tuning claim sweep report",
+        bad="import optuna",
     ),
     "pydantic": Rule("the method runs without pydantic", r"^pydantic", "config", bad="import pydantic"),
     "pydantic at import": Rule(

@@ -83,6 +83,7 @@ class Sweep:
     preset: str | None = knob(None, "row of presets.PRESETS that `experiment` changes")
     experiment: dict[str, Any] = dataclasses.field(default_factory=dict)
     search: dict[str, Knob] = dataclasses.field(default_factory=dict)
+    inner: int = knob(1, "trials that share a sampled synthesis; in a file it is `search.inner`", low=1)
     sampler: Literal["tpe", "random", "grid"] = knob("tpe", "of Optuna")
     scheduler: Scheduler = dataclasses.field(default_factory=Scheduler)
     budget: Budget = dataclasses.field(default_factory=Budget)
