@@ -82,7 +82,7 @@ def keep(study: optuna.Study, outer: Collection[str], inner: int) -> None:
 
 
 def expected(sweep: Sweep, base: Experiment) -> dict[str, int]:
-    """Stage -> how often all trials of the budget make it, at most, from an empty store; the rest are hits."""
+    """Stage -> how often the whole budget makes it at most, from an empty store; the rest are hits."""
     kept, found = outer(sweep.search, base), {}
     for stage, knobs in touching(sweep.search, base).items():
         asked = math.ceil(sweep.budget.trials / sweep.inner) if knobs <= kept else sweep.budget.trials

@@ -360,6 +360,17 @@ MUTANTS: list[Mutant] = [
         '{"stage": stage, "version": row.version}', '{"stage": stage}',
         "tests/test_pipeline.py::test_a_raised_version_changes_the_stage_and_its_descendants",
     ),
+    # --- search.inner ---
+    Mutant(
+        "a synthesis that fails is tried n times", "edc_ray/reuse.py",
+        "set(states) - {TrialState.RUNNING} != {TrialState.FAIL}", "states",
+        "tests/test_reuse.py::test_a_synthesis_whose_trials_fail_is_not_tried_n_times",
+    ),
+    Mutant(
+        "knobs that the synthesis waits for are drawn anew", "edc_ray/reuse.py",
+        "found |= set(search[path].when) if path in found else set()", "found |= set()",
+        "tests/test_reuse.py::test_what_the_synthesis_waits_for_belongs_to_it",
+    ),
     # --- the store ---
     Mutant(
         "a damaged file is read", "edc_ray/artifacts/store.py",
