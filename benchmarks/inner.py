@@ -1,6 +1,6 @@
 """P5: 16 trials of a sweep against 16 separate runs of the same experiments, in core-seconds.
 
-    python benchmarks/inner.py [--device cpu] [--repeats 3] [--json OUT]
+    python benchmarks/inner.py [--device cpu] [--repeats 2] [--json OUT]
 
     joint        the knobs of sweeps/design_space.yaml, search.inner 4         goal <= 0.5
     evaluation   those of them that change no stage up to recover              goal <= 0.35
@@ -157,7 +157,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--trials", type=int, default=TRIALS, help="fewer for a look")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the facts there")
     return parser.parse_args(argv)
 

@@ -31,7 +31,8 @@ class StudySearch(OptunaSearch):
         if self.deadline is not None and datetime.now() > self.deadline:
             return Searcher.FINISHED
         if trial_id not in self._ot_trials:
-            reuse.keep(self._ot_study, self.outer, self.inner)
+            study: Any = self._ot_study
+            reuse.keep(study, self.outer, self.inner)
         return super().suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:

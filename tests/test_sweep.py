@@ -55,7 +55,7 @@ def experiment_of(file: str, trial: FrozenTrial) -> Experiment:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, list[str]]:
     """A file, its folder, and what the first run said."""
     folder = tmp_path_factory.mktemp("swept")
-    file = tiny.sweep_file(folder, search=CONDITIONAL, seed=1)
+    file = tiny.sweep_file(folder, search=CONDITIONAL | {"inner": 2}, seed=2)
     return file, folder, tiny.sweep(file).splitlines()
 
 
@@ -84,6 +84,16 @@ def test_an_inactive_knob_is_absent(swept: tuple[str, Path, list[str]]) -> None:
     assert kinds == {"none", "sam"}
     for trial in trials:
         assert ("recover.flatness.rho" in trial.params) == (trial.params["recover.flatness.kind"] == "sam")
+
+
+@pytest.mark.ray
+def test_two_trials_each_share_their_images(swept: tuple[str, Path, list[str]]) -> None:
+    made = [pipeline.tasks(experiment_of(swept[0], trial)) for trial in study(swept[1]).trials[:4]]
+    first, same, second, other = [{task.stage: task.key for task in tasks} for tasks in made]
+    for stage in ("init", "recover"):
+        assert first[stage] == same[stage] and second[stage] == other[stage]
+    assert len({names["recover"] for names in (first, second)}) == 2
+    assert len({names["evaluate"] for names in (first, same, second, other)}) == 4
 
 
 @pytest.mark.ray
