@@ -64,7 +64,7 @@ MUTANTS: list[Mutant] = [
     # --- statistics and matching ---
     Mutant(
         "mean and variance of the patches are exchanged", CORE + "stats.py",
-        "return mean.flatten(1), var.flatten(1)", "return var.flatten(1), mean.flatten(1)",
+        "for part in parts]\n    return found", "for part in reversed(parts)]\n    return found",
         "tests/test_stats.py",
     ),
     Mutant(
