@@ -13,7 +13,7 @@ FILE ?= sweeps/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sweep test test-fast test-slow mutants lint bench clean
+.PHONY: help venv sweep test test-fast test-slow coverage mutants lint bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,7 +35,13 @@ venv: .venv/.done ## .venv with the versions of constraints.txt
 sweep: .venv/.done ## the main job; FILE=sweeps/NAME.yaml, ARGS='...'
 	$(BIN)/python -m edc_ray.sweep $(FILE) $(ARGS)
 
-test: lint ## lint, all tests but slow and gpu (the method's without Ray), coverage
+test: lint ## lint, all tests but slow and gpu (the method's without Ray)
+	$(BIN)/python tests/ray_free.py
+	$(BIN)/pytest -m "ray and not slow and not gpu"
+
+# Twice as long as `make test`: tracing lines costs as much as the tests.
+coverage: .venv/.done ## the same tests, and how many lines they see
+	$(BIN)/python -m coverage erase
 	$(BIN)/python tests/ray_free.py --cov --cov-append --cov-report=
 	$(BIN)/pytest -m "ray and not slow and not gpu" --cov --cov-append --cov-fail-under=85
 

@@ -21,7 +21,6 @@ REFUSED = {  # what cannot be imported -> the modules that are tested so
 
 def main(options: list[str]) -> int:
     """The sum of the groups' exit codes; a failing group does not keep the others from running."""
-    subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
     left, failed = {path.name for path in HERE.glob("test_*.py")}, 0
     groups = {refused: [f"test_{name}.py" for name in names] for refused, names in REFUSED.items()}
     for refused, files in [*groups.items(), ("", [])]:
