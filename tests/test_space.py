@@ -162,8 +162,8 @@ def test_a_suggested_range_can_be_searched(path: str) -> None:
 
 
 def test_a_field_without_a_suggested_range_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"search.recover.betas = {}: .* no suggested range"):
-        space.suggested({"recover.betas": Knob()})
+    with pytest.raises(ConfigError, match=r"search.recover.jpeg_quality = {}: .* no suggested range"):
+        space.suggested({"recover.jpeg_quality": Knob()})
     file = tmp_path / "sweep.yaml"
     file.write_text("search: {recover.lr: {}, init.crops: {low: 2, high: 3}}")
     loaded = specs.load_file(str(file))[0].search

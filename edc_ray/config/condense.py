@@ -16,7 +16,10 @@ class Init:
     ipc: int = knob(1, "images per class", low=1)
     seed: int = knob(0, "which draw; with Experiment.seed it drives init and recover", low=0)
     replacement: bool = knob(
-        False, "an image may be drawn more than once (official: yes)", when={"kind": ("real", "folder")}
+        False,
+        "an image may be drawn more than once (official: yes)",
+        when={"kind": ("real", "folder")},
+        search={"choices": [True, False]},
     )
     mipc: int = knob(
         300, "random images of a class that are scored", low=1, when={"kind": "rded"},
@@ -75,6 +78,7 @@ class Matching:
     families: tuple[Literal["bn", "channel", "patch"], ...] = knob(
         ("bn", "channel", "patch"),
         "what is matched: moments of BatchNorm inputs, and channel and patch moments of convolution inputs",
+        search={"choices": [["bn", "channel", "patch"], ["channel", "patch"], ["bn", "channel"], ["bn"]]},
     )
     first_multiplier: float = knob(
         10.0, "weight of the first matched layer: the pixels, where convolutions are matched", low=0,
@@ -88,12 +92,15 @@ class Matching:
         0.8, "of the running statistics of the condensed images", 0, 0.999, search={"low": 0, "high": 0.95}
     )
     bias_correction: bool = knob(
-        True, "divide the running statistics by 1 - momentum^visits (official: no, B5)"
+        True,
+        "divide the running statistics by 1 - momentum^visits (official: no, B5)",
+        search={"choices": [True, False]},
     )
     reset: bool = knob(
         True,
         "every group starts its own running statistics (official: it takes over those of the group before, "
         "B6, and the turn of the observers; all groups are one unit then)",
+        search={"choices": [True, False]},
     )
 
 
@@ -134,14 +141,22 @@ class Recover:
     """Optimisation of the condensed images (method.md 3.3)."""
 
     iterations: int = knob(
-        100, "steps; 0 keeps the initial images", low=0, search={"low": 10, "high": 4000, "log": True}
+        100,
+        "steps; 0 keeps the initial images",
+        low=0,
+        search={"choices": [0, 10, 25, 75, 250, 1000, 4000]},
     )
     lr: float = knob(
         0.05, "peak learning rate of Adam, in normalised pixels", low=0,
         search={"low": 0.005, "high": 0.25, "log": True},
     )  # fmt: skip
-    betas: tuple[float, float] = knob((0.5, 0.9), "of Adam", 0, 0.9999)
-    crop: Literal["batch", "image"] = knob("batch", "one random crop for the whole group, or one an image")
+    betas: tuple[float, float] = knob(
+        (0.5, 0.9), "of Adam", 0, 0.9999, search={"choices": [[0.3, 0.9], [0.5, 0.9], [0.9, 0.9]]}
+    )
+    crop: Literal["batch", "image"] = knob(
+        "batch", "one random crop for the whole group, or one an image",
+        search={"choices": ["batch", "image"]},
+    )  # fmt: skip
     crop_min: float = knob(0.5, "smallest area of the random crop", 0.01, 1, search={"low": 0.08, "high": 1})
     crop_min_start: float | None = knob(
         None, "crop_min moves from here by a half cosine (CDA); null = constant", 0.01, 1
@@ -149,22 +164,27 @@ class Recover:
     flip: bool = knob(True, "flip with probability 1/2, shared as the crop is")
     classes_per_group: int = knob(
         10, "a group = these classes' images; it shares its batch statistics", low=1,
-        when={"group_images": None},
+        when={"group_images": None}, search={"choices": [1, 2, 5, 10]},
     )  # fmt: skip
     group_images: int | None = knob(
         None,
         "a group = so many images in class-major order (method.md 3.2); null = classes_per_group",
         low=1,
+        search={"low": 10, "high": 200, "log": True},
     )
     observers: tuple[str, ...] | None = knob(None, "subset of the squeezed observers, in order; null = all")
     observer_weights: tuple[float, ...] | None = knob(
         None, "of each one's loss, as a multiple of their mean; null = all 1", low=0
     )
     visit: Literal["one", "all"] = knob(
-        "one", "observers an iteration: the next in turn, or the mean over all of them"
+        "one",
+        "observers an iteration: the next in turn, or the mean over all of them",
+        search={"choices": ["one", "all"]},
     )
     format: Literal["uint8", "uint8_truncated", "float16", "jpeg"] = knob(
-        "uint8", "how the images are stored; the official code truncates, for PNG or JPEG (B16), as jpeg does"
+        "uint8",
+        "how the images are stored; the official code truncates, for PNG or JPEG (B16), as jpeg does",
+        search={"choices": ["uint8", "float16"]},
     )
     jpeg_quality: int = knob(75, "of Pillow", low=1, high=95, when={"format": "jpeg"})
     matching: Matching = dataclasses.field(default_factory=Matching)

@@ -14,7 +14,9 @@ class Relabel:
         None, "of their logits in the mean, in the order of the observers; null = equal", low=0
     )
     teacher_bn: Literal["running", "batch"] = knob(
-        "running", "BatchNorm of the labelling observers: running statistics, or those of the batch"
+        "running",
+        "BatchNorm of the labelling observers: running statistics, or those of the batch",
+        search={"choices": ["running", "batch"]},
     )
     batch_size: int = knob(
         25, "images in a view, that is the student's batch", low=2,
@@ -84,7 +86,9 @@ class Evaluate:
         when={"loss": ("mse", "kl", "cosine", "dist")},
     )  # fmt: skip
     ce_label: Literal["unmixed", "mixed"] = knob(
-        "unmixed", "the hard label: of the image before mixing (official), or mixed as the pixels are"
+        "unmixed",
+        "the hard label: of the image before mixing (official), or mixed as the pixels are",
+        search={"choices": ["unmixed", "mixed"]},
     )
     ema_horizon: float = knob(
         0.05, "averaging time of the evaluated weights, as a share of all steps", 0, 0.5,
@@ -96,7 +100,10 @@ class Evaluate:
     ema_bias_correction: bool = knob(
         True, "no trace of the initial weights in the average (official: it starts from them)"
     )
-    ema_buffers: bool = knob(True, "average the BatchNorm buffers too (official: the raw student's are used)")
+    ema_buffers: bool = knob(
+        True, "average the BatchNorm buffers too (official: the raw student's are used)",
+        search={"choices": [True, False]},
+    )  # fmt: skip
     reports: int = knob(
         10, "times the accuracy is read, evenly along the training", low=1, when={"report_epochs": None}
     )
