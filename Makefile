@@ -39,7 +39,7 @@ test: lint ## lint, all tests but slow and gpu (the method's without Ray)
 	$(BIN)/python tests/ray_free.py
 	$(BIN)/pytest -m "ray and not slow and not gpu"
 
-# Twice as long as `make test`: tracing lines costs as much as the tests.
+# Not part of `test`: tracing lines doubles the time of the part without Ray.
 coverage: .venv/.done ## the same tests, and how many lines they see
 	$(BIN)/python -m coverage erase
 	$(BIN)/python tests/ray_free.py --cov --cov-append --cov-report=

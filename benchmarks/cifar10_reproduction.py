@@ -136,20 +136,20 @@ def pooled(pool: ProcessPoolExecutor, runtime: Runtime, ends: float) -> pipeline
 
 def make(chosen: Sequence[Experiment], store: Store, runtime: Runtime, mapper: pipeline.Mapper) -> list[str]:
     """All stages of all experiments; what they share comes first. Returns what went wrong, if anything."""
-    wrong: dict[str, None] = {}
+    wrong: list[str] = []
 
-    def one(experiment: Experiment, upto: str) -> None:
+    def one(experiment: Experiment, upto: str) -> bool:
         try:
             pipeline.ensure(experiment, store, runtime, mapper, upto=upto)
-        except (FloatingPointError, RuntimeError) as error:  # of this arm; the others go on
-            wrong[str(error)] = None
+        except (FloatingPointError, RuntimeError) as error:  # of this experiment; the others go on
+            wrong.append(str(error))
+            return False
+        return True
 
-    for experiment in chosen:
-        one(experiment, "statistics" if experiment.recover.iterations else "squeeze")
+    ready = [e for e in chosen if one(e, "statistics" if e.recover.iterations else "squeeze")]
     with ThreadPoolExecutor(len(chosen)) as threads:
-        for future in [threads.submit(one, experiment, "evaluate") for experiment in chosen]:
-            future.result()
-    return list(wrong)
+        list(threads.map(lambda experiment: one(experiment, "evaluate"), ready))
+    return wrong
 
 
 def row(arm: Sequence[Experiment], store: Store, runtime: Runtime) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def steps(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def coded(folder: str) -> str:
     """How the first image is stored: a number from JPEGs is not one from the original pixels."""
     first = min(Path(folder).glob("train*.parquet"))
-    image = pq.ParquetFile(first).iter_batches(1, columns=["image"]).__next__().to_pylist()[0]["image"]
+    image = next(pq.ParquetFile(first).iter_batches(1, columns=["image"])).to_pylist()[0]["image"]
     return "JPEG" if (image["bytes"] if isinstance(image, dict) else image)[:2] == b"\xff\xd8" else "lossless"
 
 

@@ -66,7 +66,7 @@ def noise(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s
     """N(0, 1) in normalised pixels (method.md 3.1), clipped to bytes: no class leaves a trace in it."""
     assert pool.pixels is not None
     drawn = torch.randn(cfg.ipc, *pool.get(torch.tensor([0])).shape[1:], generator=rng)
-    return denormalize(drawn, *pool.pixels).cpu()
+    return denormalize(drawn, *pool.pixels)
 
 
 # --- chosen by observers ------------------------------------------------------------------------------------

@@ -46,37 +46,22 @@ class Moments:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def cells(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c u v i j"]:
-    """Non-overlapping patch x patch cells; other sizes are first resized up to a multiple (method.md 2.2)."""
-    z = enlarged(z, patch)
-    n, c, height, width = z.shape
-    return z.reshape(n, c, height // patch, patch, width // patch, patch).transpose(3, 4)
-
-
 def enlarged(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c h2 w2"]:
-    """Resized up to multiples of `patch`; as it is, where it is one."""
+    """Resized up to multiples of `patch` (method.md 2.2); as it is, where it is one."""
     size = tuple(math.ceil(side / patch) * patch for side in z.shape[-2:])
     if size == tuple(z.shape[-2:]):
         return z
     return functional.interpolate(z, size, mode="bilinear", align_corners=False)
 
 
-def channel_moments(z: Float[Tensor, "n c h w"], groups: int) -> Pair:
-    """Mean and biased variance of each channel over the pixels of each of `groups` equal runs of images."""
-    return group_moments(z, groups, None)[0]
-
-
-def patch_moments(z: Float[Tensor, "n c h w"], groups: int, patch: int) -> Pair:
-    """Mean and biased variance of each cell over the images, channels and pixels of each group."""
-    return group_moments(z, groups, patch, channels=False)[0]
-
-
 def group_moments(
     z: Float[Tensor, "n c h w"], groups: int, patch: int | None, channels: bool = True
 ) -> list[Pair]:
-    """`channel_moments` and, with `patch`, `patch_moments`, in one backward: its gradient is affine in z.
+    """Mean and biased variance in each of `groups` equal runs of images (method.md 2.2).
 
-    Twice differentiable. Nothing but z is kept for it, which the network keeps anyway.
+    channels: of each channel over images and pixels. patch: then also of each patch x patch cell over images,
+    channels and pixels; other sizes are first resized up to a multiple. One backward for both, affine in z
+    and twice differentiable; nothing but z is kept for it, which the network keeps anyway.
     """
     if patch is not None and (larger := enlarged(z, patch)) is not z:
         own = group_moments(z, groups, None) if channels else []
@@ -108,7 +93,7 @@ def _two_passes(z: Float[Tensor, "n c h w"], groups: int, patch: int | None, cha
 
 
 def _corrected(first: Tensor, apart: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    return first.double() + apart, (square - apart.square()).clamp_min(0)
+    return first + apart, (square - apart.square()).clamp_min(0)
 
 
 def _grouped(rows: Tensor, groups: int) -> Tensor:
