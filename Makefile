@@ -61,11 +61,8 @@ lint: .venv/.done ## ruff, mypy, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The reproduction needs CIFAR-10 and a GPU.
-bench: .venv/.done ## the claims of benchmarks/ that need no data
-	@set -e; for file in $(filter-out %/cifar10_reproduction.py,$(wildcard benchmarks/*.py)); do \
-	    echo "== $$file"; $(BIN)/python $$file; \
-	done
+bench: .venv/.done ## the claims of benchmarks/ that need no data, written to benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/all.py
 
 clean: ## caches and build outputs; .venv and the stores stay
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
