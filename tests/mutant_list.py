@@ -64,7 +64,8 @@ MUTANTS: list[Mutant] = [
     # --- statistics and matching ---
     Mutant(
         "mean and variance of the patches are exchanged", CORE + "stats.py",
-        "for part in parts]\n    return found", "for part in reversed(parts)]\n    return found",
+        "_spread(mean, patch)[:, None, None], exact))",
+        "_spread(mean, patch)[:, None, None], exact)[::-1])",
         "tests/test_stats.py",
     ),
     Mutant(

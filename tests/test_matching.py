@@ -140,7 +140,7 @@ def test_the_order_of_images_in_a_group_does_not_matter(name: str, rng: torch.Ge
     goal = target(model, moments, torch.zeros(2, 6, dtype=torch.long), cfg)
     mixed = torch.cat([part[torch.randperm(6, generator=rng)] for part in images.split(6)])
     layers = models.layers(model)
-    a, b = (loss(measure(seen(model, z), layers, 2, PATCH), goal, cfg) for z in (images, mixed))
+    a, b = (loss(measure(model, z, layers, 2, PATCH)[1], goal, cfg) for z in (images, mixed))
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -151,7 +151,7 @@ def test_a_vector_is_the_layers_segments_in_their_order(rng: torch.Generator) ->
     model = network()
     images, labels, moments = real(model, rng)
     want = segments(model, images)
-    torch.testing.assert_close(measure(seen(model, images), models.layers(model), 1, PATCH), flat(want))
+    torch.testing.assert_close(measure(model, images, models.layers(model), 1, PATCH)[1], flat(want))
     at = target(model, moments, labels[None], CFG).layout
     assert at.width.tolist() == [len(part) for part in want]
     assert at.owner.nonzero()[:, 1].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
@@ -163,8 +163,8 @@ def test_groups_are_measured_as_batches_of_their_own(groups: int, rng: torch.Gen
     model = network()
     images, _, _ = real(model, rng)
     layers = models.layers(model)
-    alone = [measure(seen(model, part), layers, 1, PATCH) for part in images.chunk(groups)]
-    together = measure(seen(model, images), layers, groups, PATCH)
+    alone = [measure(model, part, layers, 1, PATCH)[1] for part in images.chunk(groups)]
+    together = measure(model, images, layers, groups, PATCH)[1]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
 
 
@@ -270,7 +270,7 @@ def test_the_whole_loss_equals_the_formula(
     )
     ours, mixes = torch.randn((8, 3, SIZE, SIZE), generator=rng), torch.tensor([[0, 1, 1, 1], [2, 2, 0, 2]])
     goal = target(model, moments, mixes, cfg)
-    found = loss(measure(seen(model, ours), models.layers(model), 2, PATCH), goal, cfg)
+    found = loss(measure(model, ours, models.layers(model), 2, PATCH)[1], goal, cfg)
 
     whole = segments(model, images)
     whole[4:6] = [buffer for name, buffer in model.named_buffers() if "running" in name]
@@ -327,7 +327,7 @@ def test_families_leave_the_other_segments_out(families: tuple[str, ...], rng: t
     cfg = Matching(class_weight=0.25, families=families)  # type: ignore[arg-type]
     whole = target(model, moments, labels[None], CFG)
     goal = target(model, moments, labels[None], cfg)
-    found = loss(measure(seen(model, ours), matched(model, families), 1, PATCH, families), goal, cfg)
+    found = loss(measure(model, ours, matched(model, families), 1, PATCH, families)[1], goal, cfg)
     widths = [int(width) for width in whole.layout.width]
     layers = whole.layout.owner.nonzero()[:, 1].tolist()
     far, near = whole.whole.split(widths, 1), whole.by_class.split(widths, 1)
@@ -361,7 +361,7 @@ def test_per_class_has_one_term_for_each_class_of_a_group(name: str, rng: torch.
     ours, mixes = torch.randn((8, 3, SIZE, SIZE), generator=rng), [[0, 1, 1, 1], [2, 1, 0, 2]]
     goal = target(model, moments, torch.tensor(mixes), cfg)
     assert goal.runs is not None and torch.equal(goal.runs.owner, runs(torch.tensor(mixes)).owner)
-    now = measure(seen(model, ours), matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)
+    now = measure(model, ours, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)[1]
     found = loss(now, goal, cfg)
 
     far = goal.whole.split([int(width) for width in goal.layout.width], 1)
@@ -383,12 +383,13 @@ def test_per_class_has_one_term_for_each_class_of_a_group(name: str, rng: torch.
 def test_of_one_class_both_forms_are_the_same(rng: torch.Generator) -> None:
     model = network()
     _, _, moments = real(model, rng)
-    ours, mixes = seen(model, torch.randn((4, 3, SIZE, SIZE), generator=rng)), torch.tensor([[1, 1], [2, 2]])
+    ours, mixes = torch.randn((4, 3, SIZE, SIZE), generator=rng), torch.tensor([[1, 1], [2, 2]])
     found = []
     for form in ("per_class", "pooled"):
         cfg = replace(CFG, class_form=form)
         goal = target(model, moments, mixes, cfg)
-        found.append(loss(measure(ours, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs), goal, cfg))
+        now = measure(model, ours, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)[1]
+        found.append(loss(now, goal, cfg))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
@@ -401,7 +402,7 @@ def test_a_layer_that_is_not_kept_counts_nothing_in_that_group(form: str, rng: t
     mixes = torch.tensor([[0, 1], [2, 1]])
     goal = target(model, moments, mixes, cfg)
     leaf = torch.randn((4, 3, SIZE, SIZE), generator=rng).requires_grad_()
-    now = measure(seen(model, leaf), matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)
+    now = measure(model, leaf, matched(model, FAMILIES), 2, PATCH, FAMILIES, goal.runs)[1]
     every = torch.eye(3, dtype=torch.bool)
     alone = torch.stack([loss(now, goal, cfg, torch.stack([row, row])) for row in every])
     keep = torch.tensor([[False, True, True], [True, True, False]])
@@ -434,8 +435,8 @@ def test_the_real_images_match_themselves(name: str, class_weight: float, rng: t
     after = seen(model, images)["3"]  # behind the BatchNorm
     moments["3"] = class_moments(after, labels, CLASSES, PATCH)
     goal = target(model, moments, labels[None], cfg)
-    assert float(loss(measure(seen(model, images), models.layers(model), 1, PATCH), goal, cfg)) < 1e-4
-    worse = loss(measure(seen(model, images * 1.1), models.layers(model), 1, PATCH), goal, cfg)
+    assert float(loss(measure(model, images, models.layers(model), 1, PATCH)[1], goal, cfg)) < 1e-4
+    worse = loss(measure(model, images * 1.1, models.layers(model), 1, PATCH)[1], goal, cfg)
     assert float(worse) > 1e-2
 
 

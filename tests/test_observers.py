@@ -91,9 +91,7 @@ def slopes(p: Problem, states: Iterator[State], exp: Experiment, memory: Memory)
 
 
 def look(p: Problem, k: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    with models.capture(p.observers[k]) as inputs:
-        logits = p.observers[k](images)
-    return logits, matching.measure(inputs, models.layers(p.observers[k]), 1, PATCH)
+    return matching.measure(p.observers[k], images, models.layers(p.observers[k]), 1, PATCH)
 
 
 def dropped(p: Problem, k: int, iteration: int) -> Tensor | None:

@@ -214,10 +214,8 @@ def test_the_first_steps_equal_adam_by_hand(weight: float) -> None:
     for t, now in enumerate(synthesize(p, state)):
         k, leaf = t % 2, x.clone().requires_grad_()
         model, goal = p.observers[k], p.targets[k]
-        with models.capture(model) as inputs:
-            chances = model(leaf).softmax(1)
-        entropy = -chances[torch.arange(len(leaf)), p.labels.flatten()].log().mean()
-        current = matching.measure(inputs, models.layers(model), 2, PATCH)
+        logits, current = matching.measure(model, leaf, models.layers(model), 2, PATCH)
+        entropy = -logits.softmax(1)[torch.arange(len(leaf)), p.labels.flatten()].log().mean()
         seen[k].append(current.detach())
         value = seen[k][0] if len(seen[k]) == 1 else (seen[k][0] + 2 * seen[k][1]) / 3  # m = 0.5, corrected
         distance = matching.loss(value + current - current.detach(), goal, cfg)
@@ -236,9 +234,7 @@ def test_the_loss_goes_down() -> None:
     def final(iterations: int) -> tuple[float, float]:
         p = make(experiment(iterations=iterations, still=True))
         images = run(p, begin(p, start())).images.detach()
-        with models.capture(p.observers[0]) as inputs:
-            logits = p.observers[0](images)
-        now = matching.measure(inputs, models.layers(p.observers[0]), 2, PATCH)
+        logits, now = matching.measure(p.observers[0], images, models.layers(p.observers[0]), 2, PATCH)
         distance = matching.loss(now, p.targets[0], p.cfg.matching).sum()
         return float(functional.cross_entropy(logits, p.labels.flatten())), float(distance)
 

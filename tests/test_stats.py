@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edc_ray.core import stats
 from edc_ray.core.random import fork_rng
 from edc_ray.core.stats import (
     Moments,
@@ -144,9 +145,12 @@ def plain_moments(z: Tensor, groups: int, patch: int) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("patch, height, width", SIZES)
 @pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_group_moments_and_their_gradients_equal_the_plain_ones(
-    patch: int, height: int, width: int, groups: int
+    patch: int, height: int, width: int, groups: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if device == "gpu":  # what is called there, on the CPU
+        monkeypatch.setattr(stats, "_by_axis", stats._by_kernel)
     z = sample(6, height, width)[0].double().requires_grad_()
 
     def fast(z: Tensor) -> tuple[Tensor, ...]:
@@ -159,10 +163,12 @@ def test_group_moments_and_their_gradients_equal_the_plain_ones(
     assert torch.autograd.gradgradcheck(fast, sample(2 * groups, 2, 3)[0].double().requires_grad_())
 
 
-def test_runs_that_fit_the_cache_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("images", [0.5, 1.5, 9])
+def test_runs_that_fit_the_cache_make_no_difference(images: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of an image, an image, two of three groups."""
     z, _ = sample()
     whole_run = group_moments(z, 3, PATCH)
-    monkeypatch.setattr("edc_ray.core.stats.CACHED", 300)  # two images and a bit
+    monkeypatch.setattr(stats, "CACHED", int(images * z[0].numel()))
     torch.testing.assert_close(group_moments(z, 3, PATCH), whole_run)
 
 

@@ -148,30 +148,46 @@ def runs(labels: Int[Tensor, "g n"]) -> Runs:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def measure(
-    inputs: Mapping[str, Tensor],
-    layers: Sequence[models.Layer],
+def segments(
+    z: Float[Tensor, "n c h w"],
+    layer: models.Layer,
     groups: int,
     patch: int,
     families: Sequence[str] = FAMILIES,
     runs: Runs | None = None,
 ) -> Float[Tensor, "rows d"]:
-    """The statistics of each group, then of each of the `runs`; at least one layer.
+    """What is matched of a layer's input z: of each group, then of each of the `runs`."""
+    wanted = kinds(layer, families)
+    about = patch if "patch" in wanted else None, "channel" in wanted
+    if runs is None:
+        return torch.cat([part for pair in group_moments(z, groups, *about) for part in pair], 1)
+    pairs = group_moments(z, len(z), *about)
+    by_group = [part for each in pairs for part in merged(*each, runs.group[runs.owner], groups)]
+    by_run = [part for each in pairs for part in merged(*each, runs.owner, len(runs.group))]
+    return torch.cat([torch.cat(by_group, 1), torch.cat(by_run, 1)])
 
-    inputs: captured layer inputs of groups * n images.
+
+def measure(
+    model: nn.Module,
+    images: Float[Tensor, "n 3 s s"],
+    layers: Sequence[models.Layer],
+    groups: int,
+    patch: int,
+    families: Sequence[str] = FAMILIES,
+    runs: Runs | None = None,
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "rows d"]]:
+    """Logits, and the statistics of each group, then of each of the `runs`; at least one layer.
+
+    They are taken as a layer's input goes by, while it is still in the cache.
     """
-    segments: list[Tensor] = []
-    for layer in layers:
-        z, wanted = inputs[layer.name], kinds(layer, families)
-        about = patch if "patch" in wanted else None, "channel" in wanted
-        if runs is None:
-            segments += [part for pair in group_moments(z, groups, *about) for part in pair]
-            continue
-        for each in group_moments(z, len(z), *about):
-            by_group = merged(*each, runs.group[runs.owner], groups)
-            by_run = merged(*each, runs.owner, len(runs.group))
-            segments += [torch.cat(pair) for pair in zip(by_group, by_run, strict=True)]
-    return torch.cat(segments, 1)
+    by_name = {layer.name: layer for layer in layers}
+
+    def read(name: str, z: Tensor) -> Tensor | None:
+        return segments(z, by_name[name], groups, patch, families, runs) if name in by_name else None
+
+    with models.capture(model, read) as found:
+        logits = model(images)
+    return logits, torch.cat([found[layer.name] for layer in layers], 1)
 
 
 # --- targets ------------------------------------------------------------------------------------------------

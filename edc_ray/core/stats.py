@@ -5,8 +5,9 @@ class with the squares of the means, they give every form of class statistic, fo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from edc_ray.core import models
 
 CACHED = 1 << 17  # values of a temporary on a CPU
+SMALL = 64  # pixels of a map of which many are handled at once
 Pair = tuple[Tensor, Tensor]  # mean and variance, each (rows, d)
 
 
@@ -47,11 +49,25 @@ class Moments:
 
 
 def enlarged(z: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c h2 w2"]:
-    """Resized up to multiples of `patch` (method.md 2.2); as it is, where it is one."""
-    size = tuple(math.ceil(side / patch) * patch for side in z.shape[-2:])
-    if size == tuple(z.shape[-2:]):
+    """Resized up to multiples of `patch` (method.md 2.2), bilinear; as it is, where it is one.
+
+    As matrix products, which are faster than `interpolate` and, backwards, deterministic on every device.
+    """
+    sides = tuple(z.shape[-2:])
+    new = tuple(math.ceil(side / patch) * patch for side in sides)
+    if new == sides:
         return z
-    return functional.interpolate(z, size, mode="bilinear", align_corners=False)
+    rows, columns = (_taps(*pair, z.dtype, z.device) for pair in zip(sides, new, strict=True))
+    if z[0, 0].numel() <= SMALL:
+        return (z.flatten(2) @ torch.kron(rows, columns)).unflatten(2, new)
+    return ((z @ columns).transpose(-1, -2) @ rows).transpose(-1, -2)
+
+
+@lru_cache(64)
+def _taps(side: int, new: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "side new"]:
+    """How much of each old position is in each new one."""
+    eye = torch.eye(side, dtype=dtype, device=device)
+    return functional.interpolate(eye[None], new, mode="linear", align_corners=False)[0]
 
 
 def group_moments(
@@ -63,6 +79,8 @@ def group_moments(
     channels and pixels; other sizes are first resized up to a multiple. One backward for both, affine in z
     and twice differentiable; nothing but z is kept for it, which the network keeps anyway.
     """
+    if patch is not None and z.shape[-2:] == (1, 1):
+        patch = 1  # larger, it is the same number everywhere
     if patch is not None and (larger := enlarged(z, patch)) is not z:
         own = group_moments(z, groups, None) if channels else []
         return own + group_moments(larger, groups, patch, channels=False)
@@ -70,84 +88,113 @@ def group_moments(
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def _two_passes(z: Float[Tensor, "n c h w"], groups: int, patch: int | None, channels: bool) -> list[Tensor]:
-    """The means and the variances in float64; no image is copied to it.
+def _by_kernel(z: Float[Tensor, "g m c h w"], patch: int | None, channels: bool) -> list[Pair]:
+    """Means and variances, of the channels, then of the cells: one kernel each.
 
-    The distances to a first mean, summed in float32, are small; they correct it and give the variance. The
-    sums go along one axis at a time, which torch has vectorised (`torch.var_mean` over several has not).
+    For a GPU; on a CPU torch has not vectorised it over several axes.
     """
-    n, c, h, w = z.shape
-    found: list[Tensor] = []
+    variances = list[Pair]()
     if channels:
-        values = n // groups * h * w
-        first = _grouped(z.sum((2, 3)), groups) / values
-        sums = _distances(z, first[:, :, None, None], (2, 3))
-        found += _corrected(first, *(_grouped(part, groups) / values for part in sums))
+        variances.append(torch.var_mean(z, (1, 3, 4), correction=0))
     if patch is not None:
-        values = n // groups * c * patch**2
-        first = _grouped(_cell_sums(z.sum(1), patch), groups) / values
-        sums = _distances(z, _spread(first, patch)[:, None], (1,))
-        parts = _corrected(first, *(_grouped(_cell_sums(part, patch), groups) / values for part in sums))
-        found += [part.flatten(1) for part in parts]
-    return found
+        cells = z.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
+        variances.append(torch.var_mean(cells, (1, 2, 4, 6), correction=0))
+    return [(mean.flatten(1), var.flatten(1)) for var, mean in variances]
 
 
-def _corrected(first: Tensor, apart: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    return first + apart, (square - apart.square()).clamp_min(0)
+def _by_axis(
+    z: Float[Tensor, "g m c h w"], patch: int | None, channels: bool, exact: bool = False
+) -> list[Pair]:
+    """As `_by_kernel`; exact: in float64, with the mean's own rounding corrected."""
+    pairs = list[Pair]()
+    if channels:
+        pairs.append(_by_distance(z, _channel_sums, lambda mean: mean[:, None, :, None, None], exact))
+    if patch is not None:
+        sums = partial(_cell_sums, patch=patch)
+        pairs.append(_by_distance(z, sums, lambda mean: _spread(mean, patch)[:, None, None], exact))
+    return [(mean.flatten(1), var.flatten(1)) for mean, var in pairs]
 
 
-def _grouped(rows: Tensor, groups: int) -> Tensor:
-    return rows.double().unflatten(0, (groups, -1)).sum(1)
+def _by_distance(
+    z: Float[Tensor, "g m c h w"],
+    sums: Callable[[Tensor], Tensor],
+    centre: Callable[[Tensor], Tensor],
+    exact: bool,
+) -> Pair:
+    """The mean, then the mean squared distance to it. centre: the mean, shaped to be taken from z."""
+    first = sums(z)
+    values = z.numel() // first.numel()
+    first = first / values
+    apart, square = list[Tensor](), list[Tensor]()
+    for part in _distances(z, centre(first)):
+        if exact:
+            apart.append(sums(part))
+        square.append(sums(part.square_()))
+    var = _joined(square, len(z)) / values
+    if not exact:
+        return first, var
+    off = _joined(apart, len(z)).double() / values
+    return first.double() + off, (var.double() - off.square()).clamp_min(0)
 
 
-def _distances(z: Float[Tensor, "n c h w"], centre: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums of the distances to the centre of each image's group, and of their squares, over `dims`.
-
-    On a CPU in copies that fit its cache.
-    """
-    run = len(z) if z.is_cuda else max(1, CACHED // max(1, z[0].numel()))
-    centre = centre.to(z.dtype).repeat_interleave(len(z) // len(centre), 0)
-    sums, squares = [], []
-    for part, its in zip(z.split(run), centre.split(run), strict=True):
-        apart = part - its
-        sums.append(apart.sum(dims))
-        squares.append(apart.square_().sum(dims))
-    return torch.cat(sums), torch.cat(squares)
+def _distances(z: Float[Tensor, "g m c h w"], centre: Tensor) -> Iterator[Tensor]:
+    """z - centre, on a CPU in parts that fit its cache: one or more groups, or a part of one."""
+    images = z.shape[1]
+    run = len(z) * images if z.is_cuda else max(1, CACHED // max(1, z[0, 0].numel()))
+    if run >= images:
+        yield from (a - b for a, b in zip(*(x.split(run // images) for x in (z, centre)), strict=True))
+        return
+    for group, its in zip(z.split(1), centre.split(1), strict=True):
+        yield from (part - its for part in group.split(run, 1))
 
 
-def _cell_sums(pixels: Float[Tensor, "n h w"], patch: int) -> Float[Tensor, "n u v"]:
-    return pixels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).sum((2, 4))
+def _joined(parts: list[Tensor], groups: int) -> Tensor:
+    """Sums of groups, from those of `_distances`."""
+    if len(parts) > groups:
+        return torch.cat(parts).unflatten(0, (groups, -1)).sum(1)
+    return torch.cat(parts)
+
+
+def _channel_sums(z: Float[Tensor, "g m c h w"]) -> Float[Tensor, "g c"]:
+    """Where maps are small, the images first: then the innermost loop is long."""
+    return z.sum(1).sum((2, 3)) if z[0, 0, 0].numel() <= SMALL else z.sum((3, 4)).sum(1)
+
+
+def _cell_sums(z: Float[Tensor, "g m c h w"], patch: int) -> Float[Tensor, "g u v"]:
+    return z.sum((1, 2)).unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).sum((2, 4))
 
 
 def _spread(cells: Float[Tensor, "g u v"], patch: int) -> Float[Tensor, "g h w"]:
-    return cells.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    wide = cells[:, :, None, :, None].expand(-1, -1, patch, -1, patch)
+    return wide.flatten(3).flatten(1, 2)
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, groups: int, patch: int | None, channels: bool) -> tuple[Tensor, ...]:
-        found = [part.to(z.dtype) for part in _two_passes(z, groups, patch, channels)]
-        ctx.save_for_backward(z, *found[::2])
+        measure = _by_kernel if z.is_cuda else _by_axis
+        pairs = measure(z.unflatten(0, (groups, -1)), patch, channels)
+        ctx.save_for_backward(z, *(mean for mean, _ in pairs))
         ctx.groups, ctx.patch, ctx.channels = groups, patch, channels
-        return tuple(found)
+        return tuple(part for pair in pairs for part in pair)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         """d mean / dz = 1 / N and d var / dz = 2 (z - mean) / N, N = values in the mean."""
         z, *means = ctx.saved_tensors
-        n, c, h, w = z.shape
-        lines = []
+        factor: Tensor | float = 0.0
+        shift: Tensor | float = 0.0
         for i, mean in enumerate(means):
-            channel = ctx.channels and i == 0
-            values = n // ctx.groups * (h * w if channel else c * ctx.patch**2)
-            by_mean, factor = slopes[2 * i] / values, slopes[2 * i + 1] * (2 / values)
-            line = torch.stack([factor, by_mean - factor * mean], 1)
-            if channel:
-                lines.append(line[..., None, None])
+            values = z.numel() // mean.numel()
+            by_var = slopes[2 * i + 1] * (2 / values)
+            pair = by_var, slopes[2 * i] / values - by_var * mean
+            if i == 0 and ctx.channels:
+                factor, shift = (part[:, :, None, None] for part in pair)
             else:
-                maps = line.unflatten(2, (h // ctx.patch, -1)).flatten(0, 1)
-                lines.append(_spread(maps, ctx.patch).unflatten(0, (-1, 2))[:, :, None])
-        factor, shift = (lines[0] + lines[1] if len(lines) > 1 else lines[0]).unbind(1)
+                cells = (part.unflatten(1, (z.shape[2] // ctx.patch, -1)) for part in pair)
+                on_map = [_spread(part, ctx.patch)[:, None] for part in cells]
+                factor, shift = factor + on_map[0], shift + on_map[1]
+        assert isinstance(factor, Tensor) and isinstance(shift, Tensor)
         slope = torch.addcmul(shift[:, None], factor[:, None], z.unflatten(0, (ctx.groups, -1)))
         return slope.flatten(0, 1), None, None, None
 
@@ -180,9 +227,9 @@ def class_moments(
     images; the last may be smaller.
     """
     sums: dict[str, Tensor] = {"count": torch.bincount(labels, minlength=classes).double()}
-    each = {"channel": _two_passes(z, len(z), None, True)}
+    each = {"channel": _by_axis(z[:, None], None, True, exact=True)[0]}
     if patch is not None:
-        each["patch"] = _two_passes(enlarged(z, patch), len(z), patch, False)
+        (each["patch"],) = _by_axis(enlarged(z, patch)[:, None], patch, False, exact=True)
     for kind, (mean, var) in each.items():
         rows = torch.stack([mean, mean.square(), var], 1)
         empty = torch.zeros(classes, *rows.shape[1:], dtype=torch.float64, device=z.device)

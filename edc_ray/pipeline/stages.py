@@ -140,13 +140,13 @@ STAGES: dict[str, Stage] = {
         files=_weight_files,
     ),
     "statistics": Stage(
-        2, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
+        3, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
     "init": Stage(
         3, _init_reads, _init_inputs, _class_units, run_init, join_images, files=_start_files
     ),
-    "recover": Stage(2, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
+    "recover": Stage(3, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
     "relabel": Stage(
         2, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
         _page_units, run_relabel,

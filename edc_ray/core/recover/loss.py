@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edc_ray.config import Flatness, Recover
-from edc_ray.core import matching, models, views
+from edc_ray.core import matching, views
 from edc_ray.core.random import generator
 from edc_ray.core.recover.problem import Problem
 
@@ -62,11 +62,8 @@ def measured(
     model, goal, cfg = problem.observers[k], problem.targets[k], problem.cfg.matching
     if not goal.layout.layers or not matching.needed(problem.cfg):
         return model(images), None
-    with models.capture(model) as inputs:
-        logits = model(images)
-    runs = goal.runs if by_run else None
-    groups = len(problem.groups)
-    return logits, matching.measure(inputs, goal.layout.layers, groups, problem.patch, cfg.families, runs)
+    runs, groups = goal.runs if by_run else None, len(problem.groups)
+    return matching.measure(model, images, goal.layout.layers, groups, problem.patch, cfg.families, runs)
 
 
 def group_losses(
