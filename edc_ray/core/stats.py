@@ -187,7 +187,7 @@ class _Moments(torch.autograd.Function):
         for i, mean in enumerate(means):
             values = z.numel() // mean.numel()
             by_var = slopes[2 * i + 1] * (2 / values)
-            pair = by_var, slopes[2 * i] / values - by_var * mean
+            pair = by_var, torch.addcmul(slopes[2 * i] / values, by_var, mean, value=-1)
             if i == 0 and ctx.channels:
                 factor, shift = (part[:, :, None, None] for part in pair)
             else:
