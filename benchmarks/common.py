@@ -92,10 +92,13 @@ def interleaved(
     """Seconds a call of each side, one a repeat. The first calls are the warm-up and set the length."""
     calls = {}
     for name, call in sides.items():
-        call()
-        began = clock(device)
-        call()
-        calls[name] = max(1, round(LEAST_SECONDS / max(clock(device) - began, 1e-6)))
+        for _ in range(2):
+            began = clock(device)
+            call()
+            took = clock(device) - began
+            if took > 20 * LEAST_SECONDS and device.type == "cpu":  # no need to know it better
+                break
+        calls[name] = max(1, round(LEAST_SECONDS / max(took, 1e-6)))
     found: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     for turn in range(repeats):
@@ -109,6 +112,43 @@ def interleaved(
 
 def ratios(ours: Sequence[float], baseline: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, baseline, strict=True)]
+
+
+def against_bare(
+    times: Mapping[str, Mapping[str, Sequence[float]]],
+    official: Mapping[str, tuple[float, float]],
+    goal: float,
+    items: int = 1,
+) -> list[Row]:
+    """Ours and plain over bare, of each observer and of the sum.
+
+    official: ms an item of bare and the official code; plain must come within 10 % of their ratio.
+    items: in a call.
+    """
+    found = []
+    for name, sides in times.items():
+        ms = {side: f"{1e3 * statistics.median(values) / items:.3g}" for side, values in sides.items()}
+        for side, note in (
+            ("ours", ""),
+            ("plain", f"; official {official[name][1] / official[name][0]:.2f}"),
+        ):
+            values = ratios(sides[side], sides["bare"])
+            found.append(Row(f"{name}, {side} / bare", values, note=f"{ms[side]} of {ms['bare']} ms{note}"))
+    bare, ours, plain = (summed(times, side) for side in ("bare", "ours", "plain"))
+    theirs = round(sum(pair[1] for pair in official.values()) / sum(pair[0] for pair in official.values()), 1)
+    note = f"official {theirs}; more: a straw man"
+    return [
+        *found,
+        Row("sum, ours / bare", ratios(ours, bare), goal),
+        Row("sum, plain / bare", ratios(plain, bare), 1.1 * theirs, note=note),
+        Row("sum, plain / bare", ratios(plain, bare), 0.9 * theirs, at_most=False, note="less: not plain"),
+        Row("sum, plain / ours", ratios(plain, ours)),
+    ]
+
+
+def summed(times: Mapping[str, Mapping[str, Sequence[float]]], side: str) -> list[float]:
+    """Seconds of all observers together, one a repeat."""
+    return [sum(parts) for parts in zip(*(found[side] for found in times.values()), strict=True)]
 
 
 def finish(args: argparse.Namespace, rows: Sequence[Row]) -> int:

@@ -196,15 +196,17 @@ class Tally:
 
     whole: of a convolution, sums over batches of share * (mean, variance). classes: sums over the images of
     each class of (mean, variance). Both once for the channels and, of a convolution, once for the cells.
+    seen: images of each class.
     """
 
     def __init__(self, module: nn.Module, classes: int, patch: int, images: int) -> None:
-        self.conv, self.count, self.patch, self.images = isinstance(module, nn.Conv2d), classes, patch, images
+        self.conv, self.patch, self.images = isinstance(module, nn.Conv2d), patch, images
         self.labels = torch.zeros(0)
         self.whole: list[list[Tensor | float]] = [[0.0, 0.0] for _ in range(1 + self.conv)]
         self.classes: list[list[list[Tensor | float]]] = [
             [[0.0] * classes for _ in range(2)] for _ in range(1 + self.conv)
         ]
+        self.seen = [0] * classes
         self.handle = module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -218,7 +220,8 @@ class Tally:
         if self.conv:
             each.append(self._cells(z))
         for image in range(len(z)):
-            label = self.labels[image].item()
+            label = int(self.labels[image].item())
+            self.seen[label] += 1
             for kind, pair in enumerate(each):
                 for i, part in enumerate(pair):
                     self.classes[kind][i][label] = self.classes[kind][i][label] + part[image]
@@ -227,6 +230,25 @@ class Tally:
         cut = resized(z, self.patch).unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
         rows = cut.permute(0, 2, 4, 1, 3, 5).contiguous().view(len(z), cut.shape[2] * cut.shape[4], -1)
         return rows.mean(2), rows.var(2, unbiased=False)
+
+
+class Decoded(Dataset[tuple[Any, int]]):
+    """Bytes (n, 3, h, w) that become PIL images, one by one, whenever they are asked for."""
+
+    def __init__(self, images: Tensor, labels: Tensor, change: Callable[[Any], Any]) -> None:
+        self.images, self.labels, self.change = images.permute(0, 2, 3, 1).numpy(), labels.tolist(), change
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.change(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def shifted(size: int, pad_px: int, pixels: Pixels) -> transforms.Compose:
+    """The augmentation of one real image: a shifted crop and a flip."""
+    crop, flip = transforms.RandomCrop(size, padding=pad_px), transforms.RandomHorizontalFlip()
+    return transforms.Compose([crop, flip, transforms.ToTensor(), transforms.Normalize(*pixels)])
 
 
 @torch.no_grad()
