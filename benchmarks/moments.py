@@ -7,15 +7,17 @@
     plain    `benchmarks.plain`: an observer after another, each its own pass    5.1 times bare +- 10 %,
              over the data, layer by layer and image by image                    as the official code
 
-128 images of 32 px, float32, random weights; ours in one chunk, plain in the official batches of 64. Both
-augment: ours tensors, as the stage, which does it once for all observers (here it is counted for each);
-plain images of PIL. Before anything is timed, both must have the same moments.
+128 images of 32 px, float32, random weights; ours in one chunk, the others in the official batches of 64.
+Ours augments tensors, as the stage, which does it once for all observers (here it is counted for each);
+plain augments images of PIL. Before anything is timed, both must have the same moments.
 Exit code 1: a goal is missed by more than the spread; or plain is no fair baseline.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the package is not installed
 
@@ -40,34 +42,29 @@ OFFICIAL = {  # ms an image, bare and official, on 2 cores
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+@torch.no_grad()
 def bare(model: nn.Module, images: Tensor) -> None:
-    with torch.no_grad():
-        model(images)
+    for batch in images.split(BATCH):
+        model(batch)
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor, batch: int | None = None) -> dict[str, Moments]:
-    """As `pipeline.observe.run_statistics` with a chunk: through the observer, added to the sums."""
-    return stats.add({}, stats.observe(model, images, labels, CLASSES, CFG.patch, batch))
+def ours(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Moments]:
+    """As `pipeline.observe.run_statistics` with a chunk: augmented, observed, added to the sums."""
+    pixels = views.augment(images, CFG.augment, generator("benchmark", 0))
+    return stats.add({}, stats.observe(model, pixels, labels, CLASSES, CFG.patch))
 
 
-def augmented(images: Tensor) -> Tensor:
-    return views.augment(images, CFG.augment, generator("benchmark", 0))
-
-
-def sent(batches: Batches, device: torch.device) -> Batches:
-    return ((images.to(device), labels.to(device)) for images, labels in batches)
-
-
-def slowly(model: nn.Module, batches: Batches, images: int) -> dict[str, plain.Tally]:
-    return plain.statistics(model, batches, images, CLASSES, CFG.patch)
+def slowly(model: nn.Module, batches: Batches, device: torch.device) -> dict[str, plain.Tally]:
+    sent = ((images.to(device), labels.to(device)) for images, labels in batches)
+    return plain.statistics(model, sent, IMAGES, CLASSES, CFG.patch)
 
 
 def check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """The class sums, and a convolution's mean over batches, of ours and plain; or AssertionError."""
-    half = len(images) // 2
+    count, half = len(images), len(images) // 2
     batches = zip(images.split(half), labels.split(half), strict=True)
-    tallies = slowly(model, batches, len(images))
-    for layer, moments in ours(model, images, labels, half).items():
+    tallies = plain.statistics(model, batches, count, CLASSES, CFG.patch)
+    for layer, moments in stats.observe(model, images, labels, CLASSES, CFG.patch, half).items():
         tally = tallies[layer]
         assert tally.seen == moments.count.tolist()
         for kind, classes in zip(("channel", "patch"), tally.classes, strict=False):
@@ -75,7 +72,7 @@ def check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
             for row, theirs in zip((0, 2), classes, strict=True):  # mean, variance
                 close(sums[:, row], torch.stack(theirs))
         for kind, whole in zip(("channel", "patch"), tally.whole if tally.conv else [], strict=False):
-            close(getattr(moments, f"{kind}_batches") / len(images), torch.stack(whole))
+            close(getattr(moments, f"{kind}_batches") / count, torch.stack(whole))
 
 
 def close(found: Tensor, theirs: Tensor) -> None:
@@ -84,7 +81,7 @@ def close(found: Tensor, theirs: Tensor) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = common.parser(__doc__, 3).parse_args(argv)
-    device, times = common.begin(args), {}
+    device, times = common.begin(args), dict[str, Any]()
     levels, labels = random_images(IMAGES, 2), torch.arange(IMAGES) * 7 % CLASSES
     images, targets = data.normalize(levels.to(device), *PIXELS), labels.to(device)
     change = plain.shifted(SIZE, CFG.augment.pad_px, PIXELS)
@@ -93,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = observer(name, device)
         check(model, images[:CHECKED], targets[:CHECKED])
         sides: dict[str, Callable[[], object]] = {
-            "bare": lambda model=model: bare(model, images),
-            "ours": lambda model=model: ours(model, augmented(images), targets),
-            "plain": lambda model=model: slowly(model, sent(loader, device), IMAGES),
+            "bare": partial(bare, model, images),
+            "ours": partial(ours, model, images, targets),
+            "plain": partial(slowly, model, loader, device),
         }
         times[name] = common.interleaved(sides, args.repeats, device)
     return common.finish(args, common.against_bare(times, OFFICIAL, 1.3, IMAGES))
