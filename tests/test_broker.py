@@ -210,6 +210,7 @@ class World:
         finally:
             await broker.close()
         assert not self.alive() and self.events["worker_killed"] == self.events["worker_spawned"]
+        assert not broker._ears and not broker._ledger._watchers
         names = [str(task.get_coro()) for task in asyncio.all_tasks()]
         assert not [name for name in names if "Broker." in name or "Ledger." in name], "a task has leaked"
 
@@ -702,6 +703,39 @@ async def test_a_bad_page_spares_the_other_trials_of_its_label_job() -> None:
         with pytest.raises(UnitFailed, match="unit-2: ValueError: bad"):
             await both[0]
         await both[1]
+
+
+@in_loop
+async def test_pages_that_nobody_waits_for_any_more_are_not_labelled() -> None:
+    """Neither those that wait for a slot nor those that go one by one since a page spoilt their job."""
+    world = World()
+    for name in "abc":
+        world.have(Exp(name), "relabel")
+    errors = [ValueError("once")]
+    world.fail = lambda key, unit, step: errors.pop() if errors and key.startswith("relabel") else None
+    async with world.broker(workers=1, labels="stream") as broker:
+        busy, page = world.hold("squeeze-d"), world.hold("relabel-a-0/unit-1")
+        one = Exp("d", shards=1)
+        squeeze = asyncio.create_task(broker.build(world.task(one, "squeeze"), world.tasks(one)))
+        await eventually(lambda: world.started)
+        builds = []
+        for count, name in enumerate("abc", 1):
+            exp = Exp(name)
+            builds.append(asyncio.create_task(broker.build(world.task(exp, "relabel"), world.tasks(exp))))
+            await eventually(lambda count=count: broker.status()["todo"].get("relabel") == count * STEPS)
+        builds[2].cancel()
+        await settled()
+        busy.set()
+        await squeeze
+        await eventually(lambda: len(world.label_jobs) == 3)
+        builds[1].cancel()
+        await settled()
+        page.set()
+        await builds[0]
+        assert broker.status()["todo"] == {}
+    alone = [[("relabel-a-0", f"unit-{i}")] for i in range(STEPS)]
+    assert {key for key, _ in world.label_jobs[0]} == {"relabel-a-0", "relabel-b-0"}
+    assert world.label_jobs[1:] == alone
 
 
 @in_loop

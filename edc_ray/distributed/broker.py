@@ -7,7 +7,8 @@ memory, so a restarted Broker needs no recovery. Which unit runs when is the Led
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -91,9 +92,7 @@ class Curves:
         self.told: list[Report] = []
 
     def add(self, key: str, reports: Curve) -> list[Report]:
-        """The new points. Progress repeats what it said before, and other trials' keys are heard too."""
-        if key not in self._seeds:
-            return []
+        """The new points. Progress repeats what it said before."""
         self._seeds[key].update(reports)
         last = self.told[-1].progress if self.told else -1
         common = set.intersection(*map(set, self._seeds.values()))
@@ -153,17 +152,12 @@ class Broker:
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[..., None] = lambda name, **tags: None,
     ) -> None:
-        self._graph, self._store, self._runtime, self._clock, self._event = (
-            graph,
-            store,
-            runtime,
-            clock,
-            on_event,
-        )
+        self._graph, self._store, self._runtime = graph, store, runtime
+        self._clock, self._event = clock, on_event
         self._ledger = Ledger(runtime, spawn, label, clock, on_event, self._heard)
         self._flights: dict[tuple[str, float], _Flight] = {}
         self._leases: dict[str, _Lease] = {}
-        self._ears: list[Callable[[str, Curve], None]] = []
+        self._ears: dict[str, set[Callable[[str, Curve], None]]] = {}  # by the student that they listen to
         self._ages = itertools.count()
         self._patrol: asyncio.Task[None] | None = None
 
@@ -244,9 +238,9 @@ class Broker:
         """Run the missing units and commit."""
         # Deepest stage first (it has the most ancestors), then the student that has got furthest, then age.
         rank = -len(task.inputs), -until, next(self._ages)
-        with self._ledger.watch() as finished:
+        with self._ledger.watch(task.key) as finished:
             units = await self._ask(self._graph.missing, task, until)
-        todo = [unit for unit in units if (task.key, unit) not in finished]
+        todo = [unit for unit in units if unit not in finished]
         await every([self._ledger.run(task, unit, until, (*rank, i)) for i, unit in enumerate(todo)])
         if until < 1:
             return
@@ -322,19 +316,28 @@ class Broker:
                 hear(student.key, await asyncio.to_thread(self._graph.reports, student, self._store))
             return outcomes
 
-        self._ears.append(hear)
-        try:
+        with self._listening(students, hear):
             for stop in stops:
                 await items.join()
                 parts = await every([leg(student, stop) for student in students])
                 for key, new in {k: v for part in parts for k, v in part.items()}.items():
                     total[key] = total[key].then(new) if key in total else new
-        finally:
-            self._ears.remove(hear)
         items.put_nowait(_summary(tasks, total, curves.told))
 
+    @contextmanager
+    def _listening(self, students: Sequence[Task], hear: Callable[[str, Curve], None]) -> Iterator[None]:
+        for student in students:
+            self._ears.setdefault(student.key, set()).add(hear)
+        try:
+            yield
+        finally:
+            for student in students:
+                self._ears[student.key].remove(hear)
+                if not self._ears[student.key]:
+                    del self._ears[student.key]
+
     def _heard(self, key: str, reports: Curve) -> None:
-        for hear in self._ears:
+        for hear in self._ears.get(key, ()):
             hear(key, reports)
 
     # --- leases ---

@@ -7,7 +7,7 @@ nor torch: workers, label jobs and the clock are arguments, so all of it runs in
 import asyncio
 import heapq
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -108,13 +108,14 @@ class Ledger:
         self._jobs: dict[tuple[str, str], Job] = {}
         self._queue: list[
             tuple[tuple[float, ...], int, Job]
-        ] = []  # a heap; jobs nobody waits for fall out when popped
+        ] = []  # a heap; jobs nobody waits for fall out when they come to its head
         self._pages: list[Job] = []  # wanted from the next label job
+        self._alone: deque[Job] = deque()  # pages that go before it, each in a job of its own
         self._labelling: list[Job] = []  # in the running label job
         self._busy: dict[Job, Worker | None] = {}  # None: about to be spawned
         self._idle: dict[Worker, float] = {}  # since when; the most recently used is last
         self._running: set[asyncio.Task[None]] = set()
-        self._watchers: list[set[tuple[str, str]]] = []
+        self._watchers: dict[str, list[set[str]]] = {}  # by the artifact's key
         self._serial = itertools.count()
         self._wakeup: asyncio.Handle | None = None
 
@@ -138,14 +139,16 @@ class Ledger:
                 return
 
     @contextmanager
-    def watch(self) -> Iterator[set[tuple[str, str]]]:
-        """The (key, unit) finished inside the block: a listing of the store made there may lack them."""
-        finished: set[tuple[str, str]] = set()
-        self._watchers.append(finished)
+    def watch(self, key: str) -> Iterator[set[str]]:
+        """The artifact's units finished inside the block: a listing of the store made there may lack them."""
+        finished: set[str] = set()
+        self._watchers.setdefault(key, []).append(finished)
         try:
             yield finished
         finally:
-            self._watchers = [w for w in self._watchers if w is not finished]
+            self._watchers[key] = [each for each in self._watchers[key] if each is not finished]
+            if not self._watchers[key]:
+                del self._watchers[key]
 
     def reap(self) -> None:
         """Give back the workers that have been idle too long, so that their nodes can go."""
@@ -187,7 +190,7 @@ class Ledger:
 
     def _push(self, job: Job) -> None:
         if job.page:
-            self._pages.append(job)
+            (self._alone if job.alone else self._pages).append(job)
         else:
             heapq.heappush(self._queue, (job.rank, next(self._serial), job))
         self._wake()
@@ -204,36 +207,46 @@ class Ledger:
     def _dispatch(self) -> None:
         self._wakeup = None
         self._start_labels()
-        while self._queue and (self._idle or self._free_slots() > 0):
+        while self._wanted() and (self._idle or self._free_slots() > 0):
             _, _, job = heapq.heappop(self._queue)
-            if job.waiters:
-                worker = self._idle.popitem()[0] if self._idle else None
-                self._busy[job] = worker
-                self._start(self._serve(job, worker))
-            else:
-                self._settle(job, False)
+            worker = self._idle.popitem()[0] if self._idle else None
+            self._busy[job] = worker
+            self._start(self._serve(job, worker))
         self._start_labels()  # those that waited for company may find nothing left to wait for
+
+    def _wanted(self) -> bool:
+        """Is a unit queued that somebody waits for? Then it is the head of the queue."""
+        while self._queue and not self._queue[0][2].waiters:
+            self._settle(heapq.heappop(self._queue)[2], False)
+        return bool(self._queue)
+
+    def _wanted_pages(self) -> int:
+        """How many pages, less those that nobody waits for any more."""
+        while self._alone and not self._alone[0].waiters:
+            self._settle(self._alone.popleft(), False)
+        for job in self._pages:
+            if not job.waiters:
+                self._settle(job, False)
+        self._pages = [job for job in self._pages if job.waiters]
+        return len(self._alone) + len(self._pages)
 
     def _start_labels(self) -> None:
         """A label job takes seconds to start, so it waits for more pages while other units can run. Then it
         goes first: with one slot, a student that held it while it waits for labels would never end.
         """
-        if self._labelling:
+        full = self._label_slots and not self._idle and self._free_slots() <= 0
+        if self._labelling or full:  # first, so that many pages are not counted at every turn of a long wait
             return
-        pages, self._pages = self._pages, []
-        for job in pages:
-            if job.waiters:
-                self._pages.append(job)
-            else:
-                self._settle(job, False)
-        if not self._pages or (len(self._pages) < COMPANY and any(job.waiters for _, _, job in self._queue)):
+        pages = self._wanted_pages()
+        if not pages or (pages < COMPANY and self._wanted()):
             return
-        if self._label_slots and self._idle and self._free_slots() == 0:
+        if self._label_slots and self._free_slots() <= 0:
             self._kill(next(iter(self._idle)))
-        if not self._label_slots or self._free_slots() > 0:
-            self._labelling = [job for job in self._pages if job.alone][:1] or self._pages
-            self._pages = [job for job in self._pages if job not in self._labelling]
-            self._start(self._run_labels(self._labelling))
+        if self._alone:
+            self._labelling = [self._alone.popleft()]
+        else:
+            self._labelling, self._pages = self._pages, []
+        self._start(self._run_labels(self._labelling))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -328,8 +341,8 @@ class Ledger:
         else:
             job.done.set_result(outcome)
             if outcome and job.until >= 1:
-                for finished in self._watchers:
-                    finished.add(job.name)
+                for finished in self._watchers.get(job.task.key, ()):
+                    finished.add(job.unit)
         self._wake()
 
     def _kill(self, worker: Worker) -> None:
