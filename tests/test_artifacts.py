@@ -107,6 +107,21 @@ def test_round_trip_keeps_every_dtype(art: Artifact, shape: tuple[int, ...], rng
     assert receipt.file == f"g=0_A-9.{receipt.sha256[:12]}.safetensors" and receipt.meta == meta
 
 
+def test_many_units_are_read_after_one_look_at_the_folder(
+    art: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look for each of them would make fold and commit quadratic in the units."""
+    receipts = [art.write(f"g{n}", {"x": torch.tensor(n)}, {"n": n}) for n in range(5)]
+    order, looks, units = ["g3", "g0", "g4"], [], Artifact.units
+    monkeypatch.setattr(Artifact, "units", lambda self: looks.append(self) or units(self))  # type: ignore[func-returns-value]
+    read = [(int(tensors["x"]), meta) for tensors, meta in art.read_each(order)]
+    assert read == [(3, {"n": 3}), (0, {"n": 0}), (4, {"n": 4})]
+    assert art.receipts(order) == {f"g{n}": receipts[n] for n in (3, 0, 4)}
+    assert len(looks) == 2
+    with pytest.raises(Missing, match="g7"):
+        art.receipts(["g0", "g7"])
+
+
 def test_round_trip_of_views_and_shared_memory(art: Artifact) -> None:
     whole = torch.arange(24.0).reshape(4, 6).requires_grad_()
     tensors = {

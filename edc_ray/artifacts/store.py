@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import pyarrow as pa
@@ -227,11 +227,17 @@ class Artifact:
 
     def read(self, unit: str) -> tuple[Tensors, Meta]:
         """As written, on the CPU. Reads raise Missing, or Damaged: `remove` the unit and build it anew."""
-        data = self._load(self._unit(unit))
-        return safetensors.torch.load(data), read_meta(data)
+        return next(self.read_each([unit]))
+
+    def read_each(self, units: Iterable[str]) -> Iterator[tuple[Tensors, Meta]]:
+        """`read` of each, in order, after one look at the folder: there may be thousands."""
+        files = self.units()
+        for unit in units:
+            data = self._load(self._of(unit, files))
+            yield safetensors.torch.load(data), read_meta(data)
 
     def read_table(self, unit: str) -> tuple[pa.Table, Meta]:
-        data = self._load(self._unit(unit))
+        data = self._load(self._of(unit, self.units()))
         return unpack_table(data), read_meta(data)
 
     def read_rows(self, file: UnitFile, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -261,9 +267,16 @@ class Artifact:
 
     def receipt(self, unit: str) -> Receipt:
         """What `write` returned, made again from the verified file."""
-        file = self._unit(unit)
-        data, name = self._load(file), file.path.rpartition("/")[2]
-        return Receipt(unit, name, hashlib.sha256(data).hexdigest(), len(data), read_meta(data))
+        return self.receipts([unit])[unit]
+
+    def receipts(self, units: Iterable[str]) -> dict[str, Receipt]:
+        """`receipt` of each, after one look at the folder."""
+        files, found = self.units(), {}
+        for unit in units:
+            file = self._of(unit, files)
+            data, name = self._load(file), file.path.rpartition("/")[2]
+            found[unit] = Receipt(unit, name, hashlib.sha256(data).hexdigest(), len(data), read_meta(data))
+        return found
 
     def remove(self, unit: str) -> None:
         """Drop a damaged unit, and first the manifest: the artifact does not exist any more."""
@@ -331,8 +344,8 @@ class Artifact:
         units = manifest["units"].items() if manifest else ()
         return [UnitFile(unit, f"{self.folder}/{e['file']}", e["sha256"], e["bytes"]) for unit, e in units]
 
-    def _unit(self, unit: str) -> UnitFile:
-        file = self.units().get(unit)
+    def _of(self, unit: str, files: dict[str, UnitFile]) -> UnitFile:
+        file = files.get(unit)
         if file is None:
             raise Missing(self.stage, self.key, unit, self.store.path(self.folder))
         return file

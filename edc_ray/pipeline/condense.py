@@ -137,7 +137,7 @@ def _output(images: torch.Tensor, size: int) -> Output:
 
 def join_images(job: Job) -> Iterator[Step | Output]:
     """The units' images in class-major order, with their labels."""
-    units = [job.inputs.unit(job.task.stage, job.task.key, name) for name in job.inputs.unit_names(job.task)]
+    units = list(job.inputs.parts(job.task))
     images = torch.cat([tensors["images"] for tensors, _ in units])
     size = sum(meta.get("bytes", tensors["images"].nbytes) for tensors, meta in units)
     ipc = job.experiment.init.ipc

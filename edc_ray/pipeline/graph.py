@@ -142,7 +142,7 @@ def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
     artifact = _artifact(task, store)
     names = sorted(artifact.units()) if task.stage == "relabel" else units(task, runtime)
     names += ["all"] if finish(task) else []
-    receipts = {name: artifact.receipt(name) for name in names}
+    receipts = artifact.receipts(names)
     exp, row = task.experiment, STAGES[task.stage]
     manifest = {
         "stage": task.stage,

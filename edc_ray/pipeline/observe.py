@@ -126,9 +126,8 @@ def run_statistics(job: Job) -> Iterator[Step | Output]:
 def finish_statistics(job: Job) -> Iterator[Step | Output]:
     """The sum of the shards, folded in their order so that the bits do not depend on who came first."""
     total: dict[str, stats.Moments] = {}
-    for unit in job.inputs.unit_names(job.task):
-        part = moments_of(job.inputs.unit(job.task.stage, job.task.key, unit)[0])
-        total = stats.add(total, part)
+    for tensors, _ in job.inputs.parts(job.task):
+        total = stats.add(total, moments_of(tensors))
     yield Output(_flat(total))
 
 

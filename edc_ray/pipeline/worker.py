@@ -61,6 +61,10 @@ class Inputs:
     def unit(self, stage: str, key: str, unit: str) -> tuple[Tensors, dict[str, Any]]:
         return self.store.artifact(stage, key).read(unit)
 
+    def parts(self, task: Task) -> Iterator[tuple[Tensors, dict[str, Any]]]:
+        """What the units of this very artifact left, in order, for its fold."""
+        return self.store.artifact(task.stage, task.key).read_each(self.unit_names(task))
+
     def unit_names(self, task: Task) -> list[str]:
         return graph.units(task, self.runtime)
 
