@@ -13,7 +13,13 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_HERE = {"all", "common", "plain", "cifar10_reproduction"}  # the last needs CIFAR-10 and a GPU
+NOT_HERE = {
+    "all",
+    "common",
+    "local_ray",
+    "plain",
+    "cifar10_reproduction",
+}  # the last needs CIFAR-10 and a GPU
 
 
 def main() -> int:
