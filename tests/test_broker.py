@@ -718,11 +718,15 @@ async def test_pages_that_nobody_waits_for_any_more_are_not_labelled() -> None:
         one = Exp("d", shards=1)
         squeeze = asyncio.create_task(broker.build(world.task(one, "squeeze"), world.tasks(one)))
         await eventually(lambda: world.started)
+
+        def wanted(pages: int) -> Callable[[], bool]:
+            return lambda: broker.status()["todo"].get("relabel") == pages
+
         builds = []
         for count, name in enumerate("abc", 1):
             exp = Exp(name)
             builds.append(asyncio.create_task(broker.build(world.task(exp, "relabel"), world.tasks(exp))))
-            await eventually(lambda count=count: broker.status()["todo"].get("relabel") == count * STEPS)
+            await eventually(wanted(count * STEPS))
         builds[2].cancel()
         await settled()
         busy.set()
