@@ -19,7 +19,7 @@ os.environ.pop("RAY_ADDRESS", None)  # of a cluster that is not ours
 
 
 @contextmanager
-def local_ray(runtime: Runtime) -> Iterator[str]:
+def started(runtime: Runtime) -> Iterator[str]:
     """The root of an empty store. Ray and the store end with the block."""
     with tempfile.TemporaryDirectory(prefix="edc-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # short: it becomes part of socket paths

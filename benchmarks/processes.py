@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import common
-from local_ray import local_ray
+import local_ray  # before Ray
 
 from edc_ray import config, pipeline
 from edc_ray.artifacts import Store
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("two processes share a GPU: run this with --device cpu")
         return 0
     runtime = Runtime(device="cpu", idle_seconds=600.0)
-    with local_ray(config.override(runtime, {"workers": 3})) as root:
+    with local_ray.started(config.override(runtime, {"workers": 3})) as root:
         brokers = {n: start_broker(root, config.override(runtime, {"workers": n})) for n in (1, 2)}
         runs = repeats(args.repeats, brokers, Store(root))
     (one, alone), (two, beside) = (zip(*(run[workers] for run in runs), strict=True) for workers in (1, 2))
