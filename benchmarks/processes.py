@@ -6,8 +6,9 @@
 
 The real stage through the real Broker and its workers, on a Ray of its own: eight groups of 100 images of
 32x32, about one second each, their fold and the commit. Observers, statistics and initial images are there,
-workers are warm. Beside it, how much longer a group takes while another one runs: what two processes at
-once cost on this machine, whoever starts them. On processors only.
+workers are warm. Beside it, what bounds it: how much longer a group takes while another one runs, which is
+what two processes at once cost on this machine, whoever starts them; and the share of the two workers' time
+that the groups fill. On processors only.
 """
 
 import os
@@ -25,7 +26,7 @@ from edc_ray.config import Experiment, Runtime
 from edc_ray.distributed.service import start_broker
 from edc_ray.distributed.trial import BrokerHandle
 
-GOAL = 1.7
+GROUPS, GOAL = 8, 1.7
 CHANGES = {
     "dataset.limit": 500, "dataset.size_px": 32, "squeeze.epochs": 1,
     "squeeze.observers": ["convnet_w32", "resnet10_w16"], "init.kind": "noise", "init.ipc": 80,
@@ -40,7 +41,7 @@ def stage(experiment: Experiment, broker: BrokerHandle, store: Store) -> tuple[f
     seconds = time.perf_counter() - began
     units = pipeline.manifest(pipeline.tasks(experiment, "recover")[-1], store)["units"]
     groups = [found["meta"]["seconds"] for unit, found in units.items() if unit != "all"]
-    assert len(groups) == 8
+    assert len(groups) == GROUPS
     return seconds, statistics.fmean(groups)
 
 
@@ -73,10 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = repeats(args.repeats, brokers, Store(root))
     (one, alone), (two, beside) = (zip(*(run[workers] for run in runs), strict=True) for workers in (1, 2))
     note = f"{statistics.median(one):.1f} s and {statistics.median(two):.1f} s; load {os.getloadavg()[0]:.1f}"
+    filled = [GROUPS * group / (2 * wall) for wall, group in zip(two, beside, strict=True)]
     rows = [
         common.Row("speed-up of two workers", common.ratios(one, two), GOAL, at_most=False, note=note),
         common.Row("a group beside another, over alone", common.ratios(beside, alone),
                    note=f"alone {statistics.median(alone):.2f} s"),
+        common.Row("share of two workers' time in groups", filled),
     ]  # fmt: skip
     return common.finish(args, rows)
 
