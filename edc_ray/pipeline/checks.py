@@ -1,6 +1,5 @@
 """What is refused before anything runs: names that no table has, and what the dataset does not allow."""
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -8,7 +7,7 @@ from operator import attrgetter
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment
 from edc_ray.core import data, init, losses, matching, models, schedules, views
-from edc_ray.pipeline.graph import looked, needed
+from edc_ray.pipeline.graph import kept, looked, needed
 
 
 def check_names(experiment: Experiment) -> None:
@@ -40,21 +39,16 @@ def check(experiment: Experiment) -> None:
     check_names(experiment)
     counts, _, classes = looked(experiment.dataset)
     data.require(experiment.dataset)
-    _check_labels(experiment, len(counts))
-    least = min(count - data.held_out(count, experiment.split.val) for count in counts)
-    _check_init(experiment, classes, least)
+    _check_init(experiment, classes, min(kept(counts, experiment.split.val)))
     squeeze, shape = experiment.squeeze, (len(counts), experiment.dataset.size_px)
-    _check_model("evaluate.student", experiment.evaluate.student, *shape, matched=False)
+    models.check("evaluate.student", experiment.evaluate.student, *shape, matched=False)
     matched = (experiment.recover.observers or squeeze.observers) * matching.needed(experiment.recover)
     for i, name in enumerate(squeeze.observers if "squeeze" in needed(experiment) else ()):
-        _check_model(f"squeeze.observers.{i}", name, *shape, matched=name in matched)
+        models.check(f"squeeze.observers.{i}", name, *shape, matched=name in matched)
         if squeeze.weights is not None:
             models.check_weights(squeeze.weights, name, *shape, new_head=squeeze.epochs > 0)
     _check_matching(experiment, len(counts))
-
-
-# A sweep checks every value of every knob, hence the memory.
-_check_model = functools.lru_cache(maxsize=256)(models.check)
+    _check_labels(experiment, len(counts))
 
 
 def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> None:
@@ -84,7 +78,7 @@ def _check_matching(experiment: Experiment, classes: int) -> None:
     if not matching.needed(cfg):
         return
     names, families = cfg.observers or experiment.squeeze.observers, cfg.matching.families
-    layers = [layer for name in names for layer in _layers(name, classes, size_px)]
+    layers = [layer for name in names for layer in models.probe(name, classes, size_px)[1]]
     if not any(matching.kinds(layer, families) for layer in layers):
         legal = f"finds no layer in {', '.join(names)}; such networks have {_kinds(layers)}"
         raise ConfigError("recover.matching.families", families, legal)
@@ -96,15 +90,10 @@ def _kinds(layers: Sequence[models.Layer]) -> str:
     return " and ".join(found) or "neither convolutions nor BatchNorm"
 
 
-@functools.lru_cache(maxsize=256)
-def _layers(model: str, classes: int, size_px: int) -> tuple[models.Layer, ...]:
-    return models.layers(models.skeleton(model, classes, size_px))
-
-
 def _check_labels(experiment: Experiment, classes: int) -> None:
     if experiment.relabel.teacher_bn == "running" or experiment.evaluate.loss == "hard":
         return
     names, size_px = experiment.relabel.observers or experiment.squeeze.observers, experiment.dataset.size_px
-    if not any(layer.kind == "bn" for name in names for layer in _layers(name, classes, size_px)):
+    if not any(layer.kind == "bn" for name in names for layer in models.probe(name, classes, size_px)[1]):
         legal = f"has no effect: there is no BatchNorm in {', '.join(names)}"
         raise ConfigError("relabel.teacher_bn", "batch", legal)

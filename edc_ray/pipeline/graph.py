@@ -3,7 +3,7 @@
 import functools
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -44,9 +44,13 @@ def _read(wanted: Iterable[str], experiment: Experiment) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in wanted:
         section, _, name = path.rpartition(".")
-        fields = config.hashed(attrgetter(section)(experiment) if section else experiment)
+        fields = _plain(attrgetter(section)(experiment) if section else experiment)
         found |= {path: fields[name]} if name in fields else {}
     return found
+
+
+# The fields of a section are asked for one by one, by several stages.
+_plain = functools.lru_cache(maxsize=64)(config.hashed)
 
 
 def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
@@ -72,16 +76,22 @@ def looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], t
     return found.counts(), data.shards(dataset, found), found.classes
 
 
+def kept(counts: Sequence[int], val: float) -> list[int]:
+    """Of `counts` training images per class those that are not held out."""
+    left = {count: count - data.held_out(count, val) for count in set(counts)}
+    return [left[count] for count in counts]
+
+
 def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
     counts, shards, _ = looked(experiment.dataset)
-    kept = sum(count - data.held_out(count, experiment.split.val) for count in counts)
+    fit = sum(kept(counts, experiment.split.val))
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
     for stage in needed(one, upto):
         keys = {name: chain[name].key for name in STAGES[stage].inputs(one)}
         inputs = dict(pair for name in keys for pair in (*chain[name].inputs, (name, keys[name])))
         name = key(stage, one, keys, STAGES[stage].files(one))
-        chain[stage] = Task(stage, one, name, tuple(inputs.items()), len(counts), kept, shards)
+        chain[stage] = Task(stage, one, name, tuple(inputs.items()), len(counts), fit, shards)
     return list(chain.values())
 
 

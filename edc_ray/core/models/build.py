@@ -1,10 +1,12 @@
 """Networks by name: their making, and what can be wrong with one, found without computing."""
 
+import functools
+
 import torch
 from torch import nn
 
 from edc_ray.config import LIBRARIES, ConfigError, unknown
-from edc_ray.core.models.layers import layers
+from edc_ray.core.models.layers import Layer, layers
 from edc_ray.core.models.library import Library, names, on_meta
 from edc_ray.core.models.small import MODELS
 from edc_ray.core.random import fork_rng
@@ -47,6 +49,21 @@ def skeleton(name: str, classes: int, size_px: int) -> nn.Module:
     return on_meta(lambda: _make(name, classes, size_px))
 
 
+# A sweep checks every value of every knob, and an observer can be the student too, hence the memory.
+@functools.lru_cache(maxsize=256)
+def probe(name: str, classes: int, size_px: int) -> tuple[object, tuple[Layer, ...]]:
+    """What the network gives for 2 images (the shape, or the type of what is no tensor), and its `layers`.
+
+    Raises:
+        ConfigError: the images are too small. RuntimeError, ValueError, AssertionError: the same, of a library.
+    """
+    model = skeleton(name, classes, size_px)
+    with torch.no_grad():
+        given = model(torch.empty(2, 3, size_px, size_px, device="meta"))
+    shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    return shape, layers(model)
+
+
 def check(path: str, name: str, classes: int, size_px: int, matched: bool) -> None:
     """Refuse a network that does not give `classes` logits an image of `size_px`, without computing any.
 
@@ -57,17 +74,14 @@ def check(path: str, name: str, classes: int, size_px: int, matched: bool) -> No
     """
     check_name(path, name)
     try:
-        model = skeleton(name, classes, size_px)
-        with torch.no_grad():
-            logits = model(torch.empty(2, 3, size_px, size_px, device="meta"))
+        shape, found = probe(name, classes, size_px)
     except ConfigError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:  # in the words of its library
         legal = f"does not take images of dataset.size_px = {size_px}: {error or type(error).__name__}"
         raise ConfigError(path, name, legal) from error
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (2, classes):
         legal = f"gives {shape} for 2 images of {classes} classes; must give (2, {classes})"
         raise ConfigError(path, name, legal)
-    if matched and not layers(model):
+    if matched and not found:
         raise ConfigError(path, name, "has no convolution and no BatchNorm2d: there is nothing to match")
