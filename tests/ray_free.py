@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 REFUSED = {  # what cannot be imported -> the modules that are tested so
     "ray optuna pydantic": [
-        "conformance", "data", "init", "matching", "models", "recover", "relabel", "schedules", "stats", "train",
-        "views",
+        "conformance", "data", "init", "matching", "models", "recover", "relabel", "schedules", "stats",
+        "train", "views",
     ],
     "ray optuna": ["artifacts", "config", "golden", "pipeline"],
 }  # fmt: skip

@@ -2,12 +2,11 @@
 
 import ast
 import builtins
-import copy
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,9 +31,9 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+def imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, str]]:
     """(line, the local name, what it stands for) of every import; relative ones start with a dot."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for item in node.names:
                 root = item.name.partition(".")[0]
@@ -47,11 +46,16 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
                 yield node.lineno, item.asname or item.name, f"{origin}.{item.name}"
 
 
-def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+@cache  # most rules ask for the same
+def names(tree: ast.AST) -> frozenset[tuple[int, str]]:
     """(line, name) of all used: `np.load` is numpy.load, `path.open` is .open, print builtins.print."""
-    known = {local: full for _, local, full in imports(tree) if local}
-    yield from ((line, full) for line, _, full in imports(tree))
-    for node in ast.walk(tree):
+    return frozenset(_names(list(ast.walk(tree))))
+
+
+def _names(nodes: Sequence[ast.AST]) -> Iterator[tuple[int, str]]:
+    known = {local: full for _, local, full in imports(nodes) if local}
+    yield from ((line, full) for line, _, full in imports(nodes))
+    for node in nodes:
         if isinstance(node, ast.Name):
             yield node.lineno, known.get(node.id, f"builtins.{node.id}" if hasattr(builtins, node.id) else "")
         elif isinstance(node, ast.Attribute):
@@ -66,19 +70,16 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, "." + node.attr
 
 
-def top_level(tree: ast.Module) -> ast.Module:
-    """The tree without the bodies of its functions: what runs at import."""
+def at_import(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """As `names`, without the bodies of functions."""
 
-    class Shell(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        yield node
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from walk(child)
 
-        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-            return None
-
-    shell = Shell().visit(copy.deepcopy(tree))
-    assert isinstance(shell, ast.Module)
-    return shell
+    return _names(list(walk(tree)))
 
 
 def unseeded(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -87,7 +88,7 @@ def unseeded(tree: ast.AST) -> Iterator[tuple[int, str]]:
     methods = (
         r"^\.(uniform|normal|bernoulli|exponential|random|geometric|cauchy|log_normal)_$|^\.multinomial$"
     )
-    known = {local: full for _, local, full in imports(tree) if local}
+    known = {local: full for _, local, full in imports(ast.walk(tree)) if local}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             value = node.func.value
@@ -105,7 +106,7 @@ class Rule:
     allowed: str = ""  # modules where it is legal; a package stands for all in it
     only: str = ""  # the rule is only about these; default: every module
     bad: str = ""  # a line that breaks it
-    find: Callable[[ast.Module], Iterator[tuple[int, str]]] = names
+    find: Callable[[ast.Module], Iterable[tuple[int, str]]] = names
 
     def applies(self, module: str) -> bool:
         return (not self.only or _inside(module, self.only)) and not _inside(module, self.allowed)
@@ -157,7 +158,7 @@ RULES = {
         "import it inside the function",
         r"^pydantic",
         bad="import pydantic",
-        find=lambda tree: names(top_level(tree)),
+        find=at_import,
     ),
     "matplotlib": Rule("pictures are the report's", r"^matplotlib", "report", bad="import matplotlib.pyplot"),
     "torch": Rule(

@@ -1,6 +1,7 @@
 """The list of mutants still fits the code; `make mutants` runs them."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,25 @@ from tests.mutant_list import MUTANTS, Mutant
 from tests.mutants import ROOT, mutated
 
 
+@cache
+def program(file: str) -> str:
+    return ast.dump(ast.parse((ROOT / file).read_text()))
+
+
+@cache
+def functions(file: str) -> list[str]:
+    tree = ast.parse((ROOT / file).read_text())
+    return [each.name for each in tree.body if isinstance(each, ast.FunctionDef)]
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.what)
 def test_a_mutant_fits_its_file_and_names_tests_that_there_are(mutant: Mutant) -> None:
     """Its text occurs once, it changes the program, and the result is one."""
-    whole = (ROOT / mutant.file).read_text()
-    assert ast.dump(ast.parse(mutated(mutant))) != ast.dump(ast.parse(whole))
+    assert ast.dump(ast.parse(mutated(mutant))) != program(mutant.file)
     for test in mutant.tests.split():
         file, _, name = test.partition("::")
-        found = ast.parse((ROOT / file).read_text()).body
-        names = [each.name for each in found if isinstance(each, ast.FunctionDef)]
-        assert any(each.startswith("test_") for each in names)
-        assert not name or name in names, f"{file} has no {name}"
+        assert any(each.startswith("test_") for each in functions(file))
+        assert not name or name in functions(file), f"{file} has no {name}"
 
 
 def test_mutants_are_many_and_different() -> None:

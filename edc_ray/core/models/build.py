@@ -55,7 +55,8 @@ def probe(name: str, classes: int, size_px: int) -> tuple[object, tuple[Layer, .
     """What the network gives for 2 images (the shape, or the type of what is no tensor), and its `layers`.
 
     Raises:
-        ConfigError: the images are too small. RuntimeError, ValueError, AssertionError: the same, of a library.
+        ConfigError: the images are too small.
+        RuntimeError, ValueError, AssertionError: the same, of a library.
     """
     model = skeleton(name, classes, size_px)
     with torch.no_grad():
