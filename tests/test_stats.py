@@ -160,6 +160,14 @@ def test_group_moments_and_their_gradients_equal_the_plain_ones(
     slopes = [torch.randn_like(part) for part in fast(z)]
     own, twin = (torch.autograd.grad(f, z, slopes)[0] for f in (fast(z), plain_moments(z, groups, patch)))
     close(own, twin)
+
+
+@pytest.mark.parametrize("patch", sorted({patch for patch, *_ in SIZES}))
+@pytest.mark.parametrize("groups", [1, 3])
+def test_second_derivatives_of_group_moments_equal_differences(patch: int, groups: int) -> None:
+    def fast(z: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part for pair in group_moments(z, groups, patch) for part in pair)
+
     assert torch.autograd.gradgradcheck(fast, sample(2 * groups, 2, 3)[0].double().requires_grad_())
 
 

@@ -60,7 +60,8 @@ def probe(name: str, classes: int, size_px: int) -> tuple[object, tuple[Layer, .
     """
     model = skeleton(name, classes, size_px)
     with torch.no_grad():
-        given = model(torch.empty(2, 3, size_px, size_px, device="meta"))
+        images = torch.empty(2, 3, size_px, size_px, device="meta")
+        given = model.given() if isinstance(model, Library) else model(images)
     shape = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
     return shape, layers(model)
 

@@ -80,16 +80,20 @@ class Library(nn.Module):
     @property
     def matched(self) -> frozenset[str]:
         """The layers that a forward calls with one map an image: no auxiliary heads, no split images."""
-        return _matched(*self.origin)
+        return _forward(*self.origin)[1]
+
+    def given(self) -> Any:
+        """What a forward gives for 2 images, without its numbers."""
+        return _forward(*self.origin)[0]
 
 
 @cache
-def _matched(name: str, classes: int, size_px: int) -> frozenset[str]:
+def _forward(name: str, classes: int, size_px: int) -> tuple[Any, frozenset[str]]:
     twin = on_meta(lambda: Library(name, classes, size_px))
     assert isinstance(twin, Library)
     with torch.no_grad(), capture(twin.net) as inputs:
-        twin(torch.empty(2, 3, size_px, size_px, device="meta"))
-    return frozenset(f"net.{name}" for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
+        given = twin(torch.empty(2, 3, size_px, size_px, device="meta"))
+    return given, frozenset(f"net.{name}" for name, z in inputs.items() if z.ndim == 4 and len(z) == 2)
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
