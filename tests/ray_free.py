@@ -3,12 +3,14 @@
 The tests of the method run where Ray and Optuna cannot be imported, those of core also without pydantic
 (conftest.py refuses what EDC_REFUSE names): that is how the method runs on a bare GPU machine.
 
-A group is one process, and the groups run side by side: what they import costs more than what they share.
+A group is one process, as each start costs seconds; the groups run side by side.
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +22,7 @@ REFUSED = {  # what cannot be imported -> the modules that are tested so
     ],
     "ray optuna": ["artifacts", "config", "golden", "pipeline"],
 }  # fmt: skip
+MEMORY = Path("/dev/shm")  # the tests sync thousands of small files, 100 MB in all
 
 
 def main(options: list[str]) -> int:
@@ -28,19 +31,24 @@ def main(options: list[str]) -> int:
     named = {file for files in groups.values() for file in files}
     rest = sorted(path.name for path in HERE.glob("test_*.py") if path.name not in named)
     work = [("", rest), *groups.items()]  # the longest first
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(lambda group: _run(*group, options), work))
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
+    with (
+        tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        return sum(pool.map(lambda group: _run(*group, folder, options), work))
 
 
-def _run(refused: str, files: list[str], options: list[str]) -> int:
-    """One group in a process; tells at its end, so that groups do not mix."""
+def _run(refused: str, files: list[str], folder: str, options: list[str]) -> int:
+    """One group in a process; prints at its end, so that groups do not mix."""
     name = "-".join(["without", *refused.split()]) if refused else "whole"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not ray and not slow and not gpu", *options]
-    # With --cov each process has a file of its own; the next one that appends to .coverage takes them in.
-    more = {"EDC_REFUSE": refused, "COVERAGE_FILE": f".coverage.{name}"}
     command += [str(HERE / file) for file in files]
-    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, env=os.environ | more, **out)
+    # With --cov each process has a file of its own, which the next one that appends to .coverage takes in.
+    more = {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": folder, "COVERAGE_FILE": f".coverage.{name}"}
+    done = subprocess.run(
+        command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     print(f"{name}: {len(files)} files\n{done.stdout}", end="", flush=True)
     return done.returncode
 

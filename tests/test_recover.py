@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import Literal
 
@@ -145,11 +146,16 @@ def test_a_group_has_the_same_bits_whoever_runs_beside_it(kind: Kind) -> None:
 # --- the loop -----------------------------------------------------------------------------------------------
 
 
+@cache
+def uninterrupted(kind: Kind) -> tuple[Problem, State]:
+    p = make(experiment(kind))
+    return p, run(p, begin(p, start()))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stop", [0, 3, 6])
 def test_an_interrupted_run_gives_the_same_bits(kind: Kind, stop: int) -> None:
-    p = make(experiment(kind))
-    want = run(p, begin(p, start()))
+    p, want = uninterrupted(kind)
     saved = copied(run(p, begin(p, start()), stop).pack()) if stop else begin(p, start()).pack()
     before = copied(saved)
     for _ in range(2):  # twice from one checkpoint: it is only read

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
@@ -74,10 +75,16 @@ def active(section: Any, f: "dataclasses.Field[Any]") -> bool:
     )
 
 
+@functools.cache  # a sweep makes configs by the thousand
+def _bounded(cls: Any) -> list[tuple["dataclasses.Field[Any]", float | None, float | None]]:
+    rows = [(f, f.metadata.get("low"), f.metadata.get("high")) for f in dataclasses.fields(cls)]
+    return [row for row in rows if row[1:] != (None, None)]
+
+
 def _check_bounds(self: Any) -> None:
-    for f in dataclasses.fields(self):
-        value, low, high = getattr(self, f.name), f.metadata.get("low"), f.metadata.get("high")
-        if value is None or (low is None and high is None):
+    for f, low, high in _bounded(type(self)):
+        value = getattr(self, f.name)
+        if value is None:
             continue
         for number in value if isinstance(value, tuple) else (value,):
             below, above = low is not None and not number >= low, high is not None and not number <= high

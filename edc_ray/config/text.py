@@ -68,7 +68,11 @@ def _section(cls: Any, path: Sequence[str]) -> Any:
 
 def dump(value: Any) -> dict[str, Any]:
     """Plain data; `load(type(value), dump(value)) == value`."""
-    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(value))))
+    return cast(dict[str, Any], json.loads(json.dumps(value, default=_fields)))
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    return {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
 
 
 def hashed(value: Any) -> Any:
@@ -90,8 +94,9 @@ def digest(data: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@functools.cache
 def paths(cls: Any, prefix: str = "") -> dict[str, "dataclasses.Field[Any]"]:
-    """Every leaf of a config tree: dotted path -> field."""
+    """Every leaf of a config tree: dotted path -> field. One mapping for all who ask, to be read only."""
     found: dict[str, dataclasses.Field[Any]] = {}
     for f in dataclasses.fields(cls):
         path = join(prefix, f.name)
