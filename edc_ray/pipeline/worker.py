@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edc_ray.artifacts import Artifact, Damaged, Receipt, Store, UnitFile
 from edc_ray.config import Runtime
-from edc_ray.core import data, models, storage
+from edc_ray.core import data, heap, models, storage
 from edc_ray.pipeline import graph
 from edc_ray.pipeline.memory import out_of_memory
 from edc_ray.pipeline.stages import STAGES
@@ -177,6 +177,7 @@ class Worker:
     """Keeps the inputs of earlier units; `run` is a generator, and closing it leaves only checkpoints."""
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
+        heap.keep_freed()
         self.store, self.runtime = store, runtime
         device = pick_device(runtime)
         self._inputs = Inputs(store, runtime, device)
