@@ -53,7 +53,7 @@ def test_pages_cover_the_steps_without_gap(way: str, images: Tensor) -> None:
         assert found.first_step == steps
         assert [len(soft) for soft in found.logits] == [len(view.ids) for view in found.views]
         for view in found.views:
-            want = views.draw(cfg, len(images), SIZE, 5, steps)
+            want = views.draw(cfg, len(images), SIZE, 5, [steps])[0]
             assert torch.equal(views.apply(view, images, PIXELS), views.apply(want, images, PIXELS))
             assert torch.equal(view.ids, want.ids)
             steps += 1
@@ -75,7 +75,7 @@ def test_a_page_equals_a_loop_over_steps_and_observers(
     other = 0.0
     for step, soft in enumerate(found.logits, start=9):
         for seen in (cfg, plain):
-            pixels = views.apply(views.draw(seen, len(images), SIZE, 5, step), images, PIXELS)
+            pixels = views.apply(views.draw(seen, len(images), SIZE, 5, [step])[0], images, PIXELS)
             want = torch.zeros(len(pixels), CLASSES)
             for model, weight in zip(copy.deepcopy(observers), (0.25, 0.75), strict=True):
                 model[1].train(bn == "batch")

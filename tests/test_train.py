@@ -443,6 +443,17 @@ def test_a_student_takes_no_page_that_it_does_not_need(images: Tensor) -> None:
     assert list(learner.advance(source, 5)) == [5] and taken == [0, 2, 4]
 
 
+@pytest.mark.parametrize("way", [RELABEL, replace(RELABEL, randaugment_ops=2, page_images=20)])
+def test_a_student_makes_the_pixels_that_a_page_lacks(way: Relabel, images: Tensor) -> None:
+    found = []
+    for stored in (False, True):
+        learner = Student(setting(way=way), network(), images, LABELS, PIXELS)
+        given = (replace(page, pixels=None if stored else page.pixels) for page in pages(images, way=way))
+        assert len(list(learner.advance(given, 12))) == 12
+        found.append(learner.pack())
+    exact(*found)
+
+
 def rate_of(cfg: Evaluate, epoch: int) -> float:
     share = epoch / cfg.epochs
     match cfg.schedule:
@@ -475,7 +486,7 @@ def test_a_student_equals_plain_torch_by_hand(recipe: str, mix: str, images: Ten
         shadow = {k: torch.zeros_like(v) for k, v in shadow.items()}
     seen = torch.zeros(4)
     for step, _ in enumerate(learner.advance(pages(images, way=way), 8)):
-        view = views.draw(way, IMAGES, SIZE, 0, step)
+        (view,) = views.draw(way, IMAGES, SIZE, 0, [step])
         pixels = views.apply(view, images, PIXELS)
         logits, soft = model(pixels), teacher(pixels).detach().half().float()
         own, other = LABELS[view.ids], LABELS[view.ids[view.partner]]

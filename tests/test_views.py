@@ -1,6 +1,6 @@
 """Views against slow oracles: torchvision image by image, and pixels mixed by hand."""
 
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ from torchvision.transforms import functional as vision
 from edc_ray.config import Augment, Relabel
 from edc_ray.core import randaugment
 from edc_ray.core.data import denormalize, normalize
-from edc_ray.core.random import fork_rng
+from edc_ray.core.random import fork_rng, generator
 from edc_ray.core.views import (
     MIXES,
     View,
     augment,
     concat,
     cutmix,
-    draw,
     random_boxes,
     resample,
     steps_per_epoch,
 )
 from edc_ray.core.views import apply as apply_view
+from edc_ray.core.views import draw as draw_views
 
 IMAGES, SIZE = 10, 12
 CFG = Relabel(batch_size=4, crop_min=0.1)
@@ -44,6 +44,28 @@ def same(a: View, b: View) -> bool:
 
 def apply(view: View, images: Tensor) -> Tensor:
     return apply_view(view, images, PIXELS)
+
+
+def draw(cfg: Relabel, images: int, size: int, seed: int, step: int) -> View:
+    (view,) = draw_views(cfg, images, size, seed, [step])
+    return view
+
+
+def slow_draw(cfg: Relabel, images: int, size: int, seed: int, step: int) -> View:
+    """One step by itself, its three generators new."""
+    steps = steps_per_epoch(cfg, images)
+    epoch, batch = divmod(step, steps)
+    order = torch.randperm(images, generator=generator("order", seed, epoch))
+    ids = order[batch * cfg.batch_size : (batch + 1) * cfg.batch_size if batch < steps - 1 else images]
+    rng, n = generator("view", seed, step), len(ids)
+    box = random_boxes(n, size, cfg.crop_min, rng)
+    flip = torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)
+    mix = MIXES[cfg.mix](n, size, rng)
+    if float(torch.rand((), generator=rng)) >= cfg.mix_probability:
+        mix = MIXES["none"](n, size, rng)
+    rng = generator("randaugment", seed, step)
+    chosen = randaugment.draw(n, cfg.randaugment_ops, cfg.randaugment_magnitude, rng)
+    return View(ids, *chosen, box, flip, *mix)
 
 
 def slow(view: View, images: Tensor) -> Tensor:
@@ -86,6 +108,16 @@ def test_a_view_depends_on_seed_and_step_alone(way: str) -> None:
         assert not same(draw(cfg, IMAGES, SIZE, 4, step), backwards[step])
     boxes = {tuple(view.box.flatten().tolist()) for view in backwards.values()}
     assert len(boxes) == 7
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size, crop_min", [(SIZE, 0.01), (32, 0.5), (224, 0.08)])
+def test_views_drawn_together_equal_those_drawn_one_by_one(way: str, size: int, crop_min: float) -> None:
+    """To the bit; the third batch of an epoch is smaller."""
+    cfg = replace(WAYS[way], mix_probability=0.7, crop_min=crop_min)
+    for step, view in enumerate(draw_views(cfg, IMAGES, size, 3, range(5, 60)), start=5):
+        want = slow_draw(cfg, IMAGES, size, 3, step)
+        assert same(view, want) and [x.dtype for x in astuple(view)] == [x.dtype for x in astuple(want)]
 
 
 @pytest.mark.parametrize("images, batch", [(10, 4), (10, 5), (10, 16), (10, 3), (1, 2)])

@@ -80,6 +80,7 @@ OPERATIONS: dict[str, Operation] = {
     "equalize":     Operation(_equalize, _even(0.0, 0.0)),
 }  # fmt: skip
 _TABLE = tuple(OPERATIONS.values())
+_SIGNED = torch.tensor([operation.signed for operation in _TABLE])
 
 
 def draw(
@@ -88,8 +89,7 @@ def draw(
     """(positions in OPERATIONS, magnitudes, negative where the amount is), all equally likely."""
     chosen = torch.randint(len(_TABLE), (n, count), generator=rng)
     sign = 2 * torch.randint(2, (n, count), generator=rng) - 1
-    signed = torch.tensor([operation.signed for operation in _TABLE])[chosen]
-    return chosen, magnitude * torch.where(signed, sign, 1)
+    return chosen, magnitude * torch.where(_SIGNED[chosen], sign, 1)
 
 
 def apply(

@@ -23,12 +23,14 @@ FORWARD_IMAGES = 1024  # most images in one forward of an observer; bounds the m
 class Page:
     """Consecutive training steps: the view of each, and its labels (rounded to fp16, as they are stored).
 
-    A student with hard labels reads pages without logits.
+    A student with hard labels reads pages without logits. pixels: those of the views one after the other,
+    where they are labelled beside the student; else it makes them itself.
     """
 
     first_step: int
     views: tuple[views.View, ...]
     logits: tuple[Float[Tensor, "_ k"], ...]  # an epoch's last batch may be smaller; () = none
+    pixels: Float[Tensor, "m c s s"] | None = None
 
 
 def page_steps(cfg: Relabel) -> int:
@@ -38,9 +40,7 @@ def page_steps(cfg: Relabel) -> int:
 
 def page_views(cfg: Relabel, images: int, size: int, seed: int, page: int) -> tuple[views.View, ...]:
     steps = page_steps(cfg)
-    return tuple(
-        views.draw(cfg, images, size, seed, step) for step in range(page * steps, (page + 1) * steps)
-    )
+    return views.draw(cfg, images, size, seed, range(page * steps, (page + 1) * steps))
 
 
 @contextmanager
@@ -108,4 +108,4 @@ def label_page(
     logits = logits.half().cpu()
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"labels of page {page} are not finite in half precision")
-    return Page(page * page_steps(cfg), drawn, logits.split(sizes))
+    return Page(page * page_steps(cfg), drawn, logits.split(sizes), mixed)

@@ -143,12 +143,12 @@ class Student:
         """(pixels, soft labels, hard labels) of each step, on the device: one transfer for the whole page."""
         view, device = views.concat(page.views), self.images.device
         sizes = [len(one.ids) for one in page.views]
-        mixed = views.apply(view, self.images, self.pixels).split(sizes)
+        mixed = views.apply(view, self.images, self.pixels) if page.pixels is None else page.pixels
         target = self._target(view).split(sizes)
         soft: Sequence[Tensor | None] = [None] * len(sizes)
         if page.logits:
             soft = torch.cat(page.logits).to(device).float().split(sizes)
-        return list(zip(mixed, soft, target, strict=True))
+        return list(zip(mixed.split(sizes), soft, target, strict=True))
 
     def _target(self, view: views.View) -> Tensor:
         """The class of each image, or the chance of each class by the pixels that were mixed."""

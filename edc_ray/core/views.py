@@ -15,7 +15,7 @@ from torch import Tensor
 from edc_ray.config import Augment, Relabel
 from edc_ray.core import randaugment
 from edc_ray.core.data import denormalize, normalize
-from edc_ray.core.random import generator
+from edc_ray.core.random import generator, seed_of
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the whole image
 RATIO = (3 / 4, 4 / 3)
@@ -46,17 +46,30 @@ def concat(views: Sequence[View]) -> View:
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
+BoxDraws = tuple[Float[Tensor, "n t"], Float[Tensor, "n t"], Float[Tensor, "n 2"]]
+
+
 def random_boxes(n: int, size: int, crop_min: float, rng: torch.Generator) -> Int[Tensor, "n 4"]:
     """Boxes of RandomResizedCrop(size, scale=(crop_min, 1), ratio=(3/4, 4/3)) on square images."""
-    area = torch.empty(n, CROP_TRIES).uniform_(crop_min, 1, generator=rng) * size * size
-    ratio = torch.empty(n, CROP_TRIES).uniform_(math.log(RATIO[0]), math.log(RATIO[1]), generator=rng).exp()
+    return _boxes(size, *_box_draws(n, crop_min, rng))
+
+
+def _box_draws(n: int, crop_min: float, rng: torch.Generator) -> BoxDraws:
+    """All that is random in boxes: share of the area and logarithm of the ratio, of each try; place."""
+    area = torch.empty(n, CROP_TRIES).uniform_(crop_min, 1, generator=rng)
+    ratio = torch.empty(n, CROP_TRIES).uniform_(math.log(RATIO[0]), math.log(RATIO[1]), generator=rng)
+    return area, ratio, torch.rand(n, 2, generator=rng)
+
+
+def _boxes(size: int, area: Tensor, ratio: Tensor, spot: Tensor) -> Int[Tensor, "n 4"]:
+    """The first try that fits, at its place."""
+    area, ratio = area * size * size, ratio.exp()
     width, height = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
     fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
     first = fits.float().argmax(1, keepdim=True)
     some = fits.any(1)
     height = torch.where(some, height.gather(1, first)[:, 0], size)
     width = torch.where(some, width.gather(1, first)[:, 0], size)
-    spot = torch.rand(n, 2, generator=rng)
     top, left = (spot[:, 0] * (size - height + 1)).long(), (spot[:, 1] * (size - width + 1)).long()
     return torch.stack([top, left, height, width], 1)
 
@@ -76,14 +89,11 @@ def cutmix(n: int, size: int, rng: torch.Generator) -> Mix:
     """
     lam = float(torch.rand((), generator=rng))
     half = int(size * math.sqrt(1 - lam)) // 2
-    centre = torch.randint(size, (2,), generator=rng)
-    low, high = (centre - half).clamp(0, size), (centre + half).clamp(0, size)
-    left = 1 - float((high - low).prod()) / size**2
-    return (
-        torch.randperm(n, generator=rng),
-        torch.cat([low, high - low]).expand(n, 4),
-        torch.full((n,), left),
-    )
+    centre = torch.randint(size, (2,), generator=rng).tolist()
+    low, high = ([min(max(at + move, 0), size) for at in centre] for move in (-half, half))
+    height, width = (end - start for start, end in zip(low, high, strict=True))
+    box = torch.tensor([*low, height, width]).expand(n, 4)
+    return torch.randperm(n, generator=rng), box, torch.full((n,), 1 - height * width / size**2)
 
 
 def mixup(n: int, size: int, rng: torch.Generator) -> Mix:
@@ -105,22 +115,39 @@ def steps_per_epoch(cfg: Relabel, images: int) -> int:
     return max(1, full + (rest > 1))
 
 
-def draw(cfg: Relabel, images: int, size: int, seed: int, step: int) -> View:
-    """The view of training step `step` (counted over all epochs) on `images` images of side `size`."""
-    steps = steps_per_epoch(cfg, images)
-    epoch, batch = divmod(step, steps)
-    order = torch.randperm(images, generator=generator("order", seed, epoch))
-    ids = order[batch * cfg.batch_size : (batch + 1) * cfg.batch_size if batch < steps - 1 else images]
-    rng = generator("view", seed, step)
-    n = len(ids)
-    box = random_boxes(n, size, cfg.crop_min, rng)
-    flip = torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)
-    partner, mix_box, lam = MIXES[cfg.mix](n, size, rng)
-    if float(torch.rand((), generator=rng)) >= cfg.mix_probability:
-        partner, mix_box, lam = no_mix(n, size, rng)
-    rng = generator("randaugment", seed, step)
-    ops, magnitudes = randaugment.draw(n, cfg.randaugment_ops, cfg.randaugment_magnitude, rng)
-    return View(ids, ops, magnitudes, box, flip, partner, mix_box, lam)
+def draw(cfg: Relabel, images: int, size: int, seed: int, steps: Sequence[int]) -> tuple[View, ...]:
+    """The views of these training steps (counted over all epochs) on `images` images of side `size`.
+
+    Each depends on its own step alone; what is not random is computed for all of them at once.
+    """
+    orders = _orders(cfg, images, seed, steps)
+    rng, sizes = torch.Generator(), [len(ids) for ids in orders]
+    boxes, flips, mixes, operations = [], [], [], []
+    for n, step in zip(sizes, steps, strict=True):
+        rng.manual_seed(seed_of("view", seed, step))
+        boxes.append(_box_draws(n, cfg.crop_min, rng))
+        flips.append(torch.rand(n, generator=rng))
+        mix = MIXES[cfg.mix](n, size, rng)
+        mixed = float(torch.rand((), generator=rng)) < cfg.mix_probability
+        mixes.append(mix if mixed else no_mix(n, size, rng))
+        rng.manual_seed(seed_of("randaugment", seed, step))
+        operations.append(randaugment.draw(n, cfg.randaugment_ops, cfg.randaugment_magnitude, rng))
+    box = _boxes(size, *map(torch.cat, zip(*boxes, strict=True))).split(sizes)
+    flip = (torch.cat(flips) < (0.5 if cfg.flip else 0.0)).split(sizes)
+    drawn = zip(orders, operations, box, flip, mixes, strict=True)
+    return tuple(View(ids, *chosen, crop, flipped, *mix) for ids, chosen, crop, flipped, mix in drawn)
+
+
+def _orders(cfg: Relabel, images: int, seed: int, steps: Sequence[int]) -> list[Int[Tensor, " b"]]:
+    """The images of each step: every epoch is one permutation of them all."""
+    per_epoch, found, known = steps_per_epoch(cfg, images), [], dict[int, Tensor]()
+    for step in steps:
+        epoch, batch = divmod(step, per_epoch)
+        if epoch not in known:
+            known[epoch] = torch.randperm(images, generator=generator("order", seed, epoch))
+        last = images if batch == per_epoch - 1 else (batch + 1) * cfg.batch_size
+        found.append(known[epoch][batch * cfg.batch_size : last])
+    return found
 
 
 # --- applying -----------------------------------------------------------------------------------------------
@@ -162,10 +189,12 @@ def apply(
     ids, box, flip, partner, mix_box, lam = (
         getattr(view, name).to(images.device) for name in ("ids", "box", "flip", "partner", "mix_box", "lam")
     )
-    chosen = images[ids]
     if view.ops.shape[1]:
-        levels = randaugment.apply(denormalize(chosen, *pixels), view.ops, view.magnitudes)
-        chosen = normalize(levels, *pixels)
+        few = len(images) < len(ids)  # then each is rounded once, not once a view
+        levels = denormalize(images, *pixels)[ids] if few else denormalize(images[ids], *pixels)
+        chosen = normalize(randaugment.apply(levels, view.ops, view.magnitudes), *pixels)
+    else:
+        chosen = images[ids]
     crops = resample(chosen, box, flip)
     at = torch.arange(images.shape[-1], device=images.device)
     top, left, height, width = (mix_box[:, i, None] for i in range(4))
