@@ -12,7 +12,8 @@ import pytest
 from edc_ray import cli, presets, specs
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "tests") for path in folder.glob("*.md"))
+FOLDERS = ("cluster", "docs", "tests")
+DOCUMENTS = sorted(path for folder in (ROOT, *map(ROOT.joinpath, FOLDERS)) for path in folder.glob("*.md"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:edc-ray|python -m edc_ray\.sweep|make)\b")
 
