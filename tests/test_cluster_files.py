@@ -109,6 +109,7 @@ def test_no_head_work_and_gpus_from_zero(up: Config) -> None:
         assert read.get_docker_config(name)["image"].endswith("-cpu" if name == "head" else "-gpu")
         assert any("/mnt/edc-store" in line for line in read.get_initialization_commands(name))
     spot, steady = types["gpu_spot"], types["gpu_on_demand"]
+    assert up["max_workers"] == spot.max_worker_nodes + steady.max_worker_nodes
     assert spot.resources == steady.resources == {"CPU": 16, "GPU": 1}
     assert spot.priority > steady.priority
     assert up["docker"]["run_options"].count("-v /mnt/edc-store:/mnt/edc-store") == 1
