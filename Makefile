@@ -35,14 +35,15 @@ venv: .venv/.done ## .venv with the versions of constraints.txt
 sweep: .venv/.done ## the main job; FILE=sweeps/NAME.yaml, ARGS='...'
 	$(BIN)/python -m edc_ray.sweep $(FILE) $(ARGS)
 
-test: lint ## lint, all tests but slow and gpu (the method's without Ray)
-	$(BIN)/python tests/ray_free.py
+# Lint runs beside the tests: mypy takes half a minute where it has no cache yet.
+test: .venv/.done ## lint, all tests but slow and gpu (the method's without Ray)
+	@$(MAKE) --no-print-directory -j2 lint test-fast
 	$(BIN)/pytest -m "ray and not slow and not gpu"
 
 # Not part of `test`: tracing lines doubles the time of the part without Ray.
 coverage: .venv/.done ## the same tests, and how many lines they see
 	$(BIN)/python -m coverage erase
-	$(BIN)/python tests/ray_free.py --cov --cov-append --cov-report=
+	$(BIN)/python tests/ray_free.py --cov --cov-report=
 	$(BIN)/pytest -m "ray and not slow and not gpu" --cov --cov-append --cov-fail-under=85
 
 test-fast: .venv/.done ## the part that needs no Ray

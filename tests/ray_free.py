@@ -45,7 +45,8 @@ def _run(refused: str, files: list[str], folder: str, options: list[str]) -> int
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not ray and not slow and not gpu", *options]
     command += [str(HERE / file) for file in files]
     # With --cov each process has a file of its own, which the next one that appends to .coverage takes in.
-    more = {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": folder, "COVERAGE_FILE": f".coverage.{name}"}
+    cov = str(Path(f".coverage.{name}").absolute())
+    more = {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": folder, "COVERAGE_FILE": cov}
     done = subprocess.run(
         command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
