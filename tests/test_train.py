@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div, pad
 
 from edc_ray.config import Augment, Evaluate, Experiment, Quirks, Relabel, Squeeze
 from edc_ray.core import views
-from edc_ray.core.fit import TEST_IMAGES, pack, parameter_groups, predict, top1, unpack
+from edc_ray.core.fit import TEST_IMAGES, cached, pack, parameter_groups, predict, top1, unpack
 from edc_ray.core.losses import LOSSES, student_loss
 from edc_ray.core.random import fork_rng, generator
 from edc_ray.core.relabel import Page, label_page, page_steps
@@ -112,6 +112,14 @@ def test_the_students_loss_is_its_formula(loss: str, rng: torch.Generator) -> No
 def test_top1_is_a_fraction() -> None:
     logits = torch.tensor([[1.0, 2, 0], [3, 2, 0], [0, 0, 1], [1, 0, 0]])
     assert top1(logits, torch.tensor([1, 0, 2, 2])) == 0.75
+
+
+def test_a_forward_on_a_cpu_has_few_pixels_and_at_least_eight_images() -> None:
+    for size, want in ((8, [200]), (32, [64, 64, 64, 8]), (224, [8] * 25)):
+        images = torch.arange(200.0)[:, None, None, None].expand(200, 1, size, size)
+        found = list(cached([images]))
+        assert [len(part) for part in found] == want and torch.equal(torch.cat(found), images)
+    assert [len(part) for part in cached([torch.empty(200, 1, 32, 32, device="meta")])] == [200]
 
 
 def test_predicting_in_parts_changes_nothing() -> None:

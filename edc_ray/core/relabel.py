@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edc_ray.config import Relabel
 from edc_ray.core import views
+from edc_ray.core.fit import cached
 
 FORWARD_IMAGES = 1024  # most images in one forward of an observer; bounds the memory
 
@@ -104,7 +105,7 @@ def label_page(
         with batch_statistics(observers):
             logits = mean_logits(observers, mixed.split(sizes), cfg.observer_weights)
     else:
-        logits = mean_logits(observers, mixed.split(together), cfg.observer_weights)
+        logits = mean_logits(observers, list(cached(mixed.split(together))), cfg.observer_weights)
     logits = logits.half().cpu()
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"labels of page {page} are not finite in half precision")
