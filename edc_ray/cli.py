@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("plan", "what there is to do, and what is missing; runs nothing", "FILE|PRESET").epilog = presets_text
     add("sweep", "as python -m edc_ray.sweep", "FILE")
-    add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER")
+    add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER|URI")
     text = "published results and baselines: what is done, published and measured accuracy"
     listing = commands.add_parser("presets", help=text, description=text)
     listing.add_argument("pattern", nargs="?", help="a part of the name, or a shell pattern; default: all")
@@ -213,7 +213,7 @@ def _presets(pattern: str | None, markdown: bool) -> None:
 def _report(folder: str) -> None:
     from edc_ray import report
 
-    claim = report.open_claim(Path(folder))
+    claim = report.open_claim(folder)
     print("\n".join(report.leaderboard(claim)))
     if not claim.missing():
         report.write(claim, None, print)

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,30 +15,30 @@ from edc_ray.artifacts import Store, pack_table
 from edc_ray.claim import Claim, interval
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.core import storage
+from edc_ray.journal import folder_of, opened
 
 LEADERS = 10
 MAXIMUM = "maximum_over_reports_on_test"  # a fact of a student that was read at `report_epochs`
 MOST_NAMES = 40  # classes whose names fit beside a picture
 
 
-def open_claim(folder: Path) -> Claim:
-    """The claim of a finished or running sweep, from its folder.
+def open_claim(folder: str) -> Claim:
+    """The claim of a finished or running sweep, from its folder or URI.
 
     Raises:
         ConfigError: the folder is not of a sweep.
     """
-    if (found := Store(str(folder)).get("sweep.json")) is None:
-        raise ConfigError("folder", str(folder), "is not of a sweep: it has no sweep.json")
+    store, name = opened(folder)
+    if (found := store.get(f"{name}/sweep.json")) is None:
+        raise ConfigError("folder", folder, "is not of a sweep: it has no sweep.json")
     try:
         facts = json.loads(found)
         parts = facts["sweep"], facts["base"]
     except (ValueError, KeyError, TypeError):
-        raise ConfigError("folder", str(folder), "its sweep.json is not of a sweep") from None
+        raise ConfigError("folder", folder, "its sweep.json is not of a sweep") from None
     sweep, base = config.load(Sweep, parts[0]), config.load(Experiment, parts[1])
-    place = folder.resolve()  # <store>/sweeps/<name>, wherever it was moved to
-    return Claim(
-        base, replace(sweep, name=place.name), Store(str(place.parents[1])), space.read_study(folder)
-    )
+    sweep = replace(sweep, name=name.rpartition("/")[2])  # it may have been moved
+    return Claim(base, sweep, store, space.read_study(folder_of(store, name)))
 
 
 def leaderboard(claim: Claim, most: int = LEADERS) -> list[str]:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, get_args
 
 import optuna
@@ -23,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment, Knob, Sweep
+from edc_ray.journal import Folder, Remote, StoreJournal
 
 STUDY = "sweep"
 METRIC = "accuracy"  # on val, as a fraction; higher is better
@@ -297,23 +297,25 @@ def sampler(sweep: Sweep, asked: int) -> BaseSampler:
         )
 
 
-def storage(folder: Path) -> JournalStorage:
+def storage(folder: Folder) -> JournalStorage:
+    if isinstance(folder, Remote):
+        return JournalStorage(StoreJournal(folder))
     return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
 
 
-def read_study(folder: Path) -> optuna.Study:
+def read_study(folder: Folder) -> optuna.Study:
     """The study as it is; nothing is repaired.
 
     Raises:
         ConfigError: there is none.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not (folder / "study.journal").is_file():
-        raise ConfigError("folder", str(folder), "has no study.journal: no trial was ever started")
+    if not (folder.exists() if isinstance(folder, Remote) else (folder / "study.journal").is_file()):
+        raise ConfigError("folder", str(folder), "has no study: no trial was ever started")
     return optuna.load_study(storage=storage(folder), study_name=STUDY)
 
 
-def open_study(folder: Path) -> optuna.Study:
+def open_study(folder: Folder) -> optuna.Study:
     """The sweep's study, made if it is not there. A trial that a dead driver left running is told FAIL; the
     parameters of all such lost trials are enqueued, unless a trial has them again.
     """

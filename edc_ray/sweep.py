@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edc_ray import config, ladder, pipeline
 from edc_ray.artifacts import Damaged, Missing, Store, StoreError
@@ -22,6 +21,9 @@ from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.distributed.ledger import UnitFailed
 from edc_ray.session import cluster, say, watched
 from edc_ray.specs import anchored, flatten, is_ladder, load_file, under
+
+if TYPE_CHECKING:  # Optuna, which only a search needs
+    from edc_ray.journal import Folder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Prepared:
     sweep: Sweep
     base: Experiment
     store: Store
-    folder: Path
+    folder: "Folder"
 
 
 def prepare(file: str, changes: Sequence[str]) -> Prepared:
@@ -42,16 +44,14 @@ def prepare(file: str, changes: Sequence[str]) -> Prepared:
     Raises:
         ConfigError: names the path, the value and what is legal.
     """
+    from edc_ray.journal import folder_of
+
     sweep, base = load_file(file, changes)
     check(sweep, base)
     store = Store(sweep.runtime.store)
-    if "://" in store.path():
-        raise ConfigError(
-            "runtime.store", sweep.runtime.store, "a sweep's study needs a folder, local or shared"
-        )
     store.check()
     _check_same(store, sweep, base)
-    return Prepared(sweep, anchored(base), store, Path(store.path(f"sweeps/{sweep.name}")))
+    return Prepared(sweep, anchored(base), store, folder_of(store, f"sweeps/{sweep.name}"))
 
 
 def check(sweep: Sweep, base: Experiment) -> None:
@@ -165,7 +165,7 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"from-{len(study.trials):05d}",
-            storage_path=str(ready.folder / "tune"),
+            storage_path=ready.store.folder(f"sweeps/{sweep.name}/tune"),
             failure_config=tune.FailureConfig(max_failures=1),  # for a lost trial process
             callbacks=[tuning.TrialLines(len(done), sweep.budget.trials, say)],
             verbose=0,

@@ -15,6 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from edc_ray import reuse, space
 from edc_ray.config import Scheduler, Sweep
+from edc_ray.journal import Folder
 from edc_ray.space import END, METRIC
 
 
@@ -58,7 +59,9 @@ class StudySearch(OptunaSearch):
         super().on_trial_complete(trial_id, result, error)
 
 
-def make_search(sweep: Sweep, folder: Path, study: optuna.Study, outer: Collection[str] = ()) -> StudySearch:
+def make_search(
+    sweep: Sweep, folder: Folder, study: optuna.Study, outer: Collection[str] = ()
+) -> StudySearch:
     """The searcher that goes on with the study in the folder, until the budget's hours are over.
 
     outer: the knobs that sweep.inner trials share.

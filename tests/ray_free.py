@@ -20,7 +20,7 @@ REFUSED = {  # what cannot be imported -> the modules that are tested so
         "conformance", "data", "init", "matching", "models", "recover", "relabel", "schedules", "stats",
         "train", "views",
     ],
-    "ray optuna": ["artifacts", "config", "golden", "pipeline"],
+    "ray optuna": ["alone", "artifacts", "config", "golden", "pipeline"],
 }  # fmt: skip
 MEMORY = Path("/dev/shm")  # the tests sync thousands of small files, 100 MB in all
 

@@ -198,7 +198,7 @@ def test_some_rows_of_a_table_are_those_rows_and_are_checked(art: Artifact) -> N
     assert art.read_rows(file, [5], ["logits"]).num_rows == 1, "what is not read is not checked"
     with pytest.raises(Damaged, match="another checksum"):
         art.read_rows(file, [70], ["logits"])
-    art.store._delete(f"{art.folder}/{receipt.file}")
+    art.store.drop(f"{art.folder}/{receipt.file}")
     with pytest.raises(Damaged, match="is missing"):
         art.table_meta(file)
 
@@ -293,7 +293,7 @@ def test_the_first_manifest_stays_and_can_grow(art: Artifact) -> None:
 def test_a_unit_whose_file_is_gone_can_be_committed_anew(store: Store, art: Artifact) -> None:
     old = art.write("g0", {"x": torch.zeros(2)}, {})
     commit(art, old)
-    store._delete(f"{art.folder}/{old.file}")
+    store.drop(f"{art.folder}/{old.file}")
     assert [error.why for error in art.verify()] == ["is missing"]
     with pytest.raises(Missing):
         art.read("g0")
@@ -459,7 +459,7 @@ def test_small_files(store: Store) -> None:
 def test_folder_is_for_other_programs(store: Store) -> None:
     folder = store.folder("sweeps/b")
     assert folder == store.path("sweeps", "b") == store.root + "/sweeps/b"
-    assert Path(folder).is_dir() if store._local else folder == "mock:///bucket/runs/sweeps/b"
+    assert Path(folder).is_dir() if store.local else folder == "mock:///bucket/runs/sweeps/b"
 
 
 def test_lines(store: Store, caplog: pytest.LogCaptureFixture) -> None:

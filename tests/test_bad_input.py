@@ -521,13 +521,6 @@ def test_folder_with_a_foreign_file(text: str, capsys: pytest.CaptureFixture[str
     assert_refused(row, sweep.main, [row.file()], capsys)
 
 
-def test_a_sweep_needs_a_folder_and_does_not_ask_the_network(capsys: pytest.CaptureFixture[str]) -> None:
-    row = Row(
-        store("s3://bucket/x?region=eu-west-1"), "runtime.store = 's3:", "a sweep's study needs a folder"
-    )
-    assert_refused(row, sweep.main, [row.file()], capsys)
-
-
 @pytest.mark.parametrize(
     ("argv", "error", "legal"),
     [
@@ -541,6 +534,7 @@ def test_a_sweep_needs_a_folder_and_does_not_ask_the_network(capsys: pytest.Capt
         (["report", "gone"], "folder = 'gone'", "is not of a sweep"),
         (["report", "torn"], "folder = 'torn'", "sweep.json is not of a sweep"),
         (["report", "old"], "folder = 'old'", "sweep.json is not of a sweep"),
+        (["report", "nosuch://x/sweeps/y"], "runtime.store = 'nosuch://x'", "must be a folder or a URI"),
     ],
 )
 def test_command_line(argv: list[str], error: str, legal: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from edc_ray import cli, pipeline, space, tuning
 from edc_ray.artifacts import Store
 from edc_ray.config import Budget, Experiment, Knob, Scheduler, Sweep
+from edc_ray.journal import Folder, Remote
 from edc_ray.specs import load_file
 from tests import tiny
 
@@ -175,7 +176,13 @@ def test_asha_stops_trials_and_their_students(tmp_path: Path) -> None:
 LR = {"evaluate.lr": Knob(low=1e-3, high=1e-2, log=True)}
 
 
-def searcher(folder: Path) -> tuning.StudySearch:
+@pytest.fixture(params=["local", "object store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """A sweep's folder."""
+    return tmp_path if request.param == "local" else Remote(Store("mock:///x"), "sweeps/tiny")
+
+
+def searcher(folder: Folder) -> tuning.StudySearch:
     return tuning.make_search(Sweep(search=LR, sampler="random"), folder, space.open_study(folder))
 
 
@@ -183,13 +190,13 @@ def told(progress: int, accuracy: float, **facts: int) -> dict[str, Any]:
     return {"progress": progress, space.METRIC: accuracy, **facts}
 
 
-def test_the_study_hears_each_report_once(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
+def test_the_study_hears_each_report_once(place: Folder) -> None:
+    search = searcher(place)
     search.suggest("a")
     for result in (told(333, 0.1), told(667, 0.2), told(333, 0.9)):  # the last as from a second attempt
         search.on_trial_result("a", result)
     search.on_trial_complete("a", told(space.END, 0.3, hits=4, built=1))
-    (trial,) = space.read_study(tmp_path).trials
+    (trial,) = space.read_study(place).trials
     assert trial.intermediate_values == {333: 0.1, 667: 0.2, space.END: 0.3}
     assert (trial.state, trial.value, trial.user_attrs) == (TrialState.COMPLETE, 0.3, {"hits": 4, "built": 1})
 
@@ -203,12 +210,12 @@ def test_the_study_hears_each_report_once(tmp_path: Path) -> None:
         (None, True, "FAIL"),
     ],
 )
-def test_a_trial_that_did_not_end_is_told_so(tmp_path: Path, last: Any, error: bool, state: str) -> None:
-    search = searcher(tmp_path)
+def test_a_trial_that_did_not_end_is_told_so(place: Folder, last: Any, error: bool, state: str) -> None:
+    search = searcher(place)
     search.suggest("a")
     search.on_trial_result("a", told(333, 0.1))
     search.on_trial_complete("a", last, error)
-    (trial,) = space.read_study(tmp_path).trials
+    (trial,) = space.read_study(place).trials
     assert trial.state.name == state and trial.intermediate_values[333] == 0.1
 
 
@@ -237,61 +244,61 @@ def test_a_resumed_asha_has_heard_of_the_earlier_trials() -> None:
     assert verdict([]) == TrialScheduler.CONTINUE and verdict(earlier) == TrialScheduler.STOP
 
 
-def test_trials_of_a_dead_driver_are_told_and_asked_again(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
+def test_trials_of_a_dead_driver_are_told_and_asked_again(place: Folder) -> None:
+    search = searcher(place)
     for name in ("a", "b", "c"):
         search.suggest(name)
     search.on_trial_complete("a", told(space.END, 0.3))
     for _ in range(2):  # the second driver dies before its first trial
-        study = space.open_study(tmp_path)
+        study = space.open_study(place)
         assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "WAITING", "WAITING"]
         assert len(space.finished(study)) == 1
-    lost, again = study.trials[1:3], searcher(tmp_path)
+    lost, again = study.trials[1:3], searcher(place)
     for name in ("d", "e"):
         again.suggest(name)
-    assert [t.params for t in space.read_study(tmp_path).trials[3:]] == [t.params for t in lost]
+    assert [t.params for t in space.read_study(place).trials[3:]] == [t.params for t in lost]
     for name in ("d", "e"):
         again.on_trial_complete(name, told(space.END, 0.2))
-    assert len(space.finished(space.open_study(tmp_path))) == 3
+    assert len(space.finished(space.open_study(place))) == 3
 
 
-def test_a_trial_lost_without_its_fault_does_not_count_and_comes_again(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
+def test_a_trial_lost_without_its_fault_does_not_count_and_comes_again(place: Folder) -> None:
+    search = searcher(place)
     search.suggest("a")
     search.on_trial_result("a", told(0, 0.0) | {"lost": True})
     search.on_trial_complete("a", None, error=True)
     search.suggest("b")
     search.on_trial_complete("b", None, error=True)  # by its own fault
-    told_all = space.read_study(tmp_path)
+    told_all = space.read_study(place)
     lost, own = told_all.trials
     assert [trial.number for trial in space.finished(told_all)] == [own.number]
     for _ in range(2):  # the second time it is waiting already
-        again = space.open_study(tmp_path)
+        again = space.open_study(place)
         waiting = [t for t in again.trials if t.state == TrialState.WAITING]
         assert [t.system_attrs["fixed_params"] for t in waiting] == [lost.params]
 
 
-def test_a_waiting_trial_that_is_lost_before_it_has_values_keeps_them(tmp_path: Path) -> None:
-    made = space.open_study(tmp_path)
+def test_a_waiting_trial_that_is_lost_before_it_has_values_keeps_them(place: Folder) -> None:
+    made = space.open_study(place)
     made.enqueue_trial({"evaluate.lr": 0.002})
     made.ask()  # the driver dies here
-    again = space.open_study(tmp_path)
+    again = space.open_study(place)
     assert again.ask().suggest_float("evaluate.lr", 1e-3, 1e-2, log=True) == 0.002
 
 
-def test_no_trial_starts_after_the_hours_however_often_it_is_interrupted(tmp_path: Path) -> None:
-    made = space.open_study(tmp_path)
+def test_no_trial_starts_after_the_hours_however_often_it_is_interrupted(place: Folder) -> None:
+    made = space.open_study(place)
     made.tell(made.ask(), 0.5)
     hours = Sweep(search=LR, sampler="random", budget=Budget(hours=0.0))
     assert tuning.deadline(hours, made) == made.trials[0].datetime_start
-    assert tuning.make_search(hours, tmp_path, made).suggest("b") == Searcher.FINISHED
+    assert tuning.make_search(hours, place, made).suggest("b") == Searcher.FINISHED
     later = replace(hours, budget=Budget(hours=1.0))
-    assert "evaluate.lr" in str(tuning.make_search(later, tmp_path, made).suggest("c"))
+    assert "evaluate.lr" in str(tuning.make_search(later, place, made).suggest("c"))
 
 
-def test_a_resumed_search_does_not_repeat_its_suggestions(tmp_path: Path) -> None:
-    first = searcher(tmp_path)
+def test_a_resumed_search_does_not_repeat_its_suggestions(place: Folder) -> None:
+    first = searcher(place)
     said = [first.suggest(name) for name in "ab"]
-    second = searcher(tmp_path)  # the driver died before any trial ended: the lost ones come first
+    second = searcher(place)  # the driver died before any trial ended: the lost ones come first
     heard = [second.suggest(name) for name in "cdef"]
     assert heard[:2] == said and not any(later in said for later in heard[2:])

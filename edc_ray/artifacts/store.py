@@ -11,7 +11,6 @@ All that touches the store may raise StoreError, and ConfigError when what lies 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 import safetensors.torch
 from pyarrow import fs
 
+from edc_ray.artifacts.alone import alive, locked
 from edc_ray.artifacts.files import (
     GROUP_ROWS,
     Damaged,
@@ -61,8 +61,8 @@ class Store:
             self._fs, base = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), path)
         except (ValueError, NotImplementedError, OSError) as error:
             raise ConfigError("runtime.store", root, f"must be a folder or a URI: {error}") from error
-        self._local = isinstance(self._fs, fs.LocalFileSystem)
-        self.root, self._base = base if self._local else root, base.rstrip("/")
+        self.local = isinstance(self._fs, fs.LocalFileSystem)
+        self.root, self._base = base if self.local else root, base.rstrip("/")
         self._open = False  # its schema is known to be ours
 
     def artifact(self, stage: str, key: str) -> "Artifact":
@@ -70,22 +70,22 @@ class Store:
 
     def path(self, *names: str) -> str:
         """The local path or the URI of something under the root."""
-        base, mark, query = (self.root, "", "") if self._local else self.root.partition("?")
+        base, mark, query = (self.root, "", "") if self.local else self.root.partition("?")
         return "/".join([base.rstrip("/"), *names]) + mark + query
 
     def folder(self, name: str) -> str:
         """`path(name)`, for the files of other programs; a local folder is made."""
         with self._access(name, create=True):
-            if self._local:
+            if self.local:
                 os.makedirs(self._at(name), exist_ok=True)
         return self.path(name)
 
     def check(self) -> None:
         """Raises ConfigError for an unusable root. Writes nothing, so a bucket's rights show later."""
         place = self.root
-        while self._local and not os.path.lexists(place):
+        while self.local and not os.path.lexists(place):
             place = os.path.dirname(place)
-        if self._local and not (os.path.isdir(place) and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
+        if self.local and not (os.path.isdir(place) and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
             raise ConfigError("runtime.store", self.root, f"{place} is not a folder that one may write to")
         try:
             self._check_schema(create=False)
@@ -107,7 +107,7 @@ class Store:
         """Atomic. `first` keeps a file that exists: always on a local disk, nearly so on an object store."""
         path = self._at(relpath)
         with self._access(relpath, create=True):
-            if self._local:
+            if self.local:
                 return write_local(path, data, first)
             if first and self._fs.get_file_info(path).type != fs.FileType.NotFound:
                 return
@@ -118,15 +118,17 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self, relpath: str) -> Iterator[None]:
-        """Hold a local file's lock while the block runs. Raises BlockingIOError when another process does."""
+        """Be the only process in this block. Raises BlockingIOError when another is in it (alone.py)."""
         with self._access(relpath, create=True):
-            os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
-        with open(self._at(relpath), "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.local:
+                os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
+        with locked(self._at(relpath)) if self.local else alive(self, relpath):
             yield
 
     def mend_lines(self, relpath: str) -> None:
         """Cut a last line that a killed writer left half, and drop the lock it held. Call it `alone`."""
+        if not self.local:  # an object is written whole
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._at(relpath)}.lock")
         with contextlib.suppress(FileNotFoundError), open(self._at(relpath), "r+b") as file:
@@ -135,7 +137,7 @@ class Store:
     def append_line(self, relpath: str, line: Meta) -> None:
         """One line of JSON at the end. Only on a local disk no line of another process can be lost."""
         data = to_json(line).encode() + b"\n"
-        if not self._local:
+        if not self.local:
             return self.put(relpath, (self.get(relpath) or b"") + data)
         with self._access(relpath, create=True):
             os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
@@ -180,7 +182,8 @@ class Store:
             raise ConfigError("runtime.store", f"{self.path('store.json')}: {stamp!r}", _LEGAL)
         self._open = stamp is not None
 
-    def _delete(self, *relpaths: str) -> None:
+    def drop(self, *relpaths: str) -> None:
+        """Delete files; those that are not there are no error."""
         for relpath in relpaths:
             with self._access(relpath), contextlib.suppress(FileNotFoundError):
                 self._fs.delete_file(self._at(relpath))
@@ -280,7 +283,7 @@ class Artifact:
 
     def remove(self, unit: str) -> None:
         """Drop a damaged unit, and first the manifest: the artifact does not exist any more."""
-        self.store._delete(f"{self.folder}/manifest.json", *(file.path for file in self._files("", unit)))
+        self.store.drop(f"{self.folder}/manifest.json", *(file.path for file in self._files("", unit)))
 
     def commit(self, manifest: Meta) -> Meta:
         """Write manifest.json, which makes the artifact exist; returns the manifest in force.
@@ -316,7 +319,7 @@ class Artifact:
         before = self._files("/checkpoints", unit)
         number = int(before[-1].path.split(".")[-3]) + 1 if before else 0
         self._write(unit, pack(tensors, meta), ".safetensors", f"checkpoints/{unit}.{number:08d}")
-        self.store._delete(*(file.path for file in before[:-1]))
+        self.store.drop(*(file.path for file in before[:-1]))
 
     def load_checkpoint(self, unit: str) -> tuple[Tensors, Meta] | None:
         """The newest that is whole; a damaged one is skipped with a warning."""
@@ -329,7 +332,7 @@ class Artifact:
         return None
 
     def drop_checkpoints(self, unit: str) -> None:
-        self.store._delete(*(file.path for file in self._files("/checkpoints", unit)))
+        self.store.drop(*(file.path for file in self._files("/checkpoints", unit)))
 
     def _files(self, subfolder: str, unit: str | None = None) -> list[UnitFile]:
         """By name, that is checkpoints oldest first; all units, or one."""
