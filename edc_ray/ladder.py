@@ -115,7 +115,7 @@ def _make(missing: Sequence[tuple[str, Experiment]], ready: Prepared) -> None:
     with cluster(ready.ladder.runtime):
         from edc_ray.distributed.service import start_broker
 
-        broker = start_broker(ready.store.path(), ready.ladder.runtime)
+        broker = start_broker(ready.store.path(), ready.ladder.runtime, ready.ladder.name)
         with watched(broker):
             broker.evaluate_all([experiment for _, experiment in missing], done)
 

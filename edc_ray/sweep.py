@@ -155,13 +155,16 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
     done = space.finished(study)
     outer = reuse.outer(sweep.search, base)
     thin = functools.partial(trial, base=base, search=sweep.search, broker=broker, stops=rungs(sweep, base))
+    thin.__mixins__ = (tuning.Named,)  # type: ignore[attr-defined]  # Tune's way into the trainable it makes
+    searcher = tuning.make_search(sweep, ready.folder, study, outer)
     tuner = tune.Tuner(
         tune.with_resources(thin, {"cpu": 0, "node:__internal_head__": 0.001}),
         tune_config=tune.TuneConfig(
-            search_alg=tuning.make_search(sweep, ready.folder, study, outer),
+            search_alg=searcher,
             scheduler=tuning.make_scheduler(sweep.scheduler, rungs(sweep, base), done),
             num_samples=left,
             max_concurrent_trials=sweep.concurrent,
+            trial_name_creator=tuning.Names(searcher),
         ),
         run_config=tune.RunConfig(
             name=f"from-{len(study.trials):05d}",
@@ -217,7 +220,9 @@ def _compute(ready: Prepared, left: int) -> tuple[int, int]:
         from edc_ray.claim import Claim
         from edc_ray.distributed.service import start_broker
 
-        broker = start_broker(ready.store.path(), ready.sweep.runtime)
+        leader = next(iter(space.ranked(space.read_study(ready.folder))), None)
+        best = leader.value if leader else None
+        broker = start_broker(ready.store.path(), ready.sweep.runtime, ready.sweep.name, best)
         with watched(broker):
             if left > 0:
                 search(ready, broker, left)

@@ -59,6 +59,34 @@ class StudySearch(OptunaSearch):
         super().on_trial_complete(trial_id, result, error)
 
 
+class Names:
+    """What Tune calls a trial: by its number in the study.
+
+    Tune copies it, which must not copy the study, and pickles it with every trial, where the study is no use.
+    """
+
+    def __init__(self, search: StudySearch | None = None) -> None:
+        self._search = search
+
+    def __call__(self, trial: Any) -> str:
+        assert self._search is not None, "only the driver names trials"
+        return f"trial-{self._search._ot_trials[trial.trial_id].number}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Names":
+        return self
+
+    def __reduce__(self) -> tuple[type["Names"], tuple[()]]:
+        return Names, ()
+
+
+class Named:
+    """Mixed into Tune's trainable: its actor shows the trial's name as its repr."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        super().setup(config)  # type: ignore[misc]
+        self._name = self.trial_name  # type: ignore[attr-defined]
+
+
 def make_search(
     sweep: Sweep, folder: Folder, study: optuna.Study, outer: Collection[str] = ()
 ) -> StudySearch:

@@ -73,6 +73,8 @@ def test_a_sweep_finishes_its_budget_and_writes_its_files(swept: tuple[str, Path
     assert sum(row["split"] == "test" for row in rows) == 2 * len(facts["accuracies"])
     for picture in ("images.png", "curves.png"):
         assert (results / picture).read_bytes().startswith(b"\x89PNG")
+    named = {path.name.partition("_")[0] for path in results.glob("tune/*/trial-*")}
+    assert named == {"trial-0", "trial-1", "trial-2", "trial-3"}  # as in the study
     best, base = load_file(str(results / "best.yaml"))
     assert base == experiment_of(file, space.ranked(study(folder))[0]) and best.runtime.workers == 1
     assert cli.main(["plan", str(results / "best.yaml")]) == 0

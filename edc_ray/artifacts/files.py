@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
@@ -68,13 +68,17 @@ class UnitFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof of a finished unit, plain and small; `file` is relative to the artifact's folder."""
+    """Proof of a finished unit, plain and small; `file` is relative to the artifact's folder.
+
+    work: what its worker has counted and not told yet, for metrics; not in the file.
+    """
 
     unit: str
     file: str
     sha256: str
     bytes: int
     meta: Meta
+    work: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def pack(tensors: Tensors, meta: Meta) -> bytes:

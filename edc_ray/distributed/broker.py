@@ -138,7 +138,7 @@ class Broker:
         label: a label job over pages of any number of artifacts; yields (key, Receipt) as they are finished.
         clock: seconds, monotonic.
         on_event: called with a name (stage_hit, stage_built, artifact_damaged, lease_ended, unit_done,
-            unit_paused, unit_retried, labels_started, worker_spawned, worker_killed) and tags.
+            unit_paused, unit_retried, unit_failed, labels_started, worker_spawned, worker_killed) and tags.
     """
 
     def __init__(
@@ -217,14 +217,15 @@ class Broker:
     ) -> dict[str, Outcome]:
         """An artifact that exists asks for no other: what it was made of may have been evicted."""
         if await self._ask(self._graph.is_hit, task, until):
-            self._event("stage_hit", stage=task.stage, key=task.key)
+            self._event("stage_hit", task=task, stage=task.stage, key=task.key)
             return {task.key: Outcome(task.key, True, 0.0)}
         below = await every([self._join(parent, among, until) for parent in parents])
         began = self._clock()
         await self._make(task, until)
         outcome = Outcome(task.key, False, self._clock() - began)
         if until >= 1:
-            self._event("stage_built", stage=task.stage, key=task.key, seconds=outcome.seconds)
+            tags = {"task": task, "stage": task.stage, "key": task.key}
+            self._event("stage_built", seconds=outcome.seconds, **tags)
         return {key: each for part in below for key, each in part.items()} | {task.key: outcome}
 
     async def _discard(self, task: Task, error: Exception) -> str | None:

@@ -5,7 +5,7 @@ bits are those of pipeline.Worker anywhere else.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import Runtime
 from edc_ray.distributed.ledger import Pages
 from edc_ray.distributed.workers import own_error
-from edc_ray.pipeline import Worker
+from edc_ray.pipeline import Task, Worker
 
 
 class Labeller:
@@ -67,15 +67,21 @@ def label_pages(root: str, runtime: Runtime, pages: Pages) -> Iterator[tuple[str
 class LabelJob:
     """The pipeline's driver, in a process of its own, since Ray Data blocks."""
 
+    def __repr__(self) -> str:
+        return "label-job"
+
     def run(self, root: str, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
         yield from label_pages(root, runtime, pages)
 
 
 class LabelJobs:
-    """What the Broker calls: label jobs in one process, which is started anew after it was lost."""
+    """What the Broker calls: label jobs in one process, which is started anew after it was lost.
 
-    def __init__(self, root: str, runtime: Runtime) -> None:
-        self._root, self._runtime = root, runtime
+    heard: is told of each receipt.
+    """
+
+    def __init__(self, root: str, runtime: Runtime, heard: Callable[[Task, Receipt], None]) -> None:
+        self._root, self._runtime, self._heard = root, runtime, heard
         self._actor: Any = None
 
     async def __call__(self, pages: Pages) -> AsyncGenerator[tuple[str, Receipt], None]:
@@ -86,9 +92,12 @@ class LabelJobs:
         """
         self._actor = self._actor or LabelJob.remote()  # type: ignore[attr-defined]
         run = self._actor.run.options(num_returns="streaming", name=f"relabel:{len(pages)} pages")
+        tasks = {task.key: task for task, _ in pages}
         try:
             async for item in run.remote(self._root, self._runtime, pages):
-                yield await item
+                key, receipt = await item
+                self._heard(tasks[key], receipt)
+                yield key, receipt
         except RayError as error:
             lost, self._actor = self._actor, None
             ray.kill(lost)

@@ -84,8 +84,8 @@ class Job:
     def __str__(self) -> str:
         return f"{self.task.stage}-{self.task.key}/{self.unit}"
 
-    def tags(self) -> dict[str, str]:
-        return {"stage": self.task.stage, "key": self.task.key, "unit": self.unit}
+    def tags(self) -> dict[str, Any]:
+        return {"task": self.task, "stage": self.task.stage, "key": self.task.key, "unit": self.unit}
 
 
 class Ledger:
@@ -336,6 +336,7 @@ class Ledger:
             lost = isinstance(outcome, WorkerLost | OSError)
             failure = UnitFailed(job.task.stage, *job.name, why, lost)
             failure.__cause__ = outcome
+            self._event("unit_failed", why=str(failure), **job.tags())
             job.done.set_exception(failure)
             job.done.exception()  # nobody may be waiting for it
         else:

@@ -1,6 +1,7 @@
 """The Broker as an actor: one a job, on the head node."""
 
-import functools
+import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from edc_ray.distributed.trial import BrokerHandle
 from edc_ray.distributed.workers import RayWorker
 from edc_ray.monitor import Monitor
 
+BROKER = "broker-"  # begins the names of the actors that status asks
+TICK_SECONDS = 2.0  # between two looks of the metrics at the ledger
 HEAD = {"node:__internal_head__": 0.001}  # pins to the head node without any cluster set-up (ray.md 1.1)
 
 
@@ -23,27 +26,34 @@ HEAD = {"node:__internal_head__": 0.001}  # pins to the head node without any cl
 class BrokerActor:
     """The one Broker of a job. What it holds is only what is in flight, so Ray may restart it."""
 
-    def __init__(self, root: str, runtime: Runtime) -> None:
-        self._monitor = Monitor()
+    def __init__(self, root: str, runtime: Runtime, name: str, best: float | None) -> None:
+        self._about = {"name": name, "store": root}
+        self._monitor, numbers = Monitor(best), itertools.count(1)
+        heard = self._monitor.heard
         self._broker = Broker(
             graph=pipeline,
             store=Store(root),
             runtime=runtime,
-            spawn=functools.partial(RayWorker, root, runtime),
-            label=LabelJobs(root, runtime),
+            spawn=lambda: RayWorker(f"worker-{next(numbers)}", root, runtime, heard),
+            label=LabelJobs(root, runtime, heard),
             on_event=self._monitor,
         )
+        self._watch: asyncio.Task[None] | None = None  # there is no event loop yet
 
     async def evaluate(
         self, experiment: Experiment, lease: str, stops: Sequence[float]
     ) -> AsyncGenerator[Report | Summary | None, None]:
         """None after each item: with back-pressure of one, it is taken when the caller comes back."""
+        self._start_watch()
         async for item in self._broker.evaluate(experiment, lease, stops):
+            if isinstance(item, Summary):
+                self._monitor.judged(experiment, item.curve[-1][1])
             yield item
             yield None
 
     async def build(self, experiment: Experiment, upto: str) -> bool:
         """Make one stage and what it needs; True = it was there already."""
+        self._start_watch()
         tasks = pipeline.tasks(experiment, upto)
         return (await self._broker.build(tasks[-1], tasks)).hit
 
@@ -54,10 +64,24 @@ class BrokerActor:
         self._broker.release(lease)
 
     async def status(self) -> dict[str, Any]:
-        return self._broker.status() | self._monitor.counts()
+        """See Broker.status and Monitor.counts; and the job's name and store."""
+        return self._about | self._broker.status() | self._monitor.counts()
+
+    def _start_watch(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            self._monitor.tick(self._broker.status())
+            await asyncio.sleep(TICK_SECONDS)
 
 
-def start_broker(root: str, runtime: Runtime) -> BrokerHandle:
-    """A new Broker for this job, which ends with it."""
-    name = f"broker-{uuid.uuid4().hex[:8]}"
-    return BrokerHandle(BrokerActor.options(name=name).remote(root, runtime), runtime)  # type: ignore[attr-defined]
+def start_broker(root: str, runtime: Runtime, name: str = "job", best: float | None = None) -> BrokerHandle:
+    """A new Broker for this job, which ends with it.
+
+    name: of the sweep or ladder. best: val accuracy of its finished trials.
+    """
+    actor: Any = BrokerActor  # type: ignore[assignment]
+    unique = f"{BROKER}{name}-{uuid.uuid4().hex[:8]}"
+    return BrokerHandle(actor.options(name=unique).remote(root, runtime, name, best), runtime)

@@ -4,7 +4,8 @@ Ray knows nothing of EDC here: an actor is pipeline.Worker behind a streaming ca
 (max_restarts=0): an actor that Ray restarts itself can wait for a lost node for ever (ray.md 0.4).
 """
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,21 +21,27 @@ from edc_ray.pipeline import Progress, Task, Worker
 
 @ray.remote(max_restarts=0)
 class UnitActor:
-    """A pipeline.Worker in a process of its own."""
+    """A pipeline.Worker in a process of its own. Ray's dashboard shows its name as its repr.
 
-    def __init__(self, root: str, runtime: Runtime) -> None:
-        self._worker = Worker(Store(root), runtime)
+    It is no name of Ray's: those must differ in the whole cluster, and are asked for in one more round trip.
+    """
+
+    def __init__(self, name: str, root: str, runtime: Runtime) -> None:
+        self._name, self._worker = name, Worker(Store(root), runtime)
+
+    def __repr__(self) -> str:
+        return self._name
 
     def run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
         yield from self._worker.run(task, unit, until)
 
 
-def start_actor(root: str, runtime: Runtime) -> Any:
+def start_actor(name: str, root: str, runtime: Runtime) -> Any:
     """An actor with the worker's share of the cluster; without a GPU of its own it keeps off the others'."""
     if not runtime.gpus_per_worker and runtime.device == "auto":
         runtime = replace(runtime, device="cpu")
     share = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
-    return UnitActor.options(**share).remote(root, runtime)  # type: ignore[attr-defined]
+    return UnitActor.options(**share).remote(name, root, runtime)  # type: ignore[attr-defined]
 
 
 def own_error(error: RayError) -> BaseException:
@@ -48,17 +55,21 @@ def own_error(error: RayError) -> BaseException:
 
 
 class RayWorker:
-    """What the Broker spawns."""
+    """What the Broker spawns. heard: is told of each item."""
 
-    def __init__(self, root: str, runtime: Runtime) -> None:
-        self._actor = start_actor(root, runtime)
+    def __init__(
+        self, name: str, root: str, runtime: Runtime, heard: Callable[[Task, Progress | Receipt], None]
+    ) -> None:
+        self._actor, self._heard = start_actor(name, root, runtime), heard
 
     async def run(self, task: Task, unit: str, until: float, /) -> AsyncGenerator[Progress | Receipt, None]:
         call = self._actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
         stream, ended = call.remote(task, unit, until), False
         try:
-            async for item in stream:
-                yield await item
+            async for ref in stream:
+                item = await ref
+                self._heard(task, item)
+                yield item
             ended = True
         except RayError as error:
             ended = True
@@ -81,6 +92,10 @@ class RayMapper:
     def __init__(self, root: str, runtime: Runtime) -> None:
         self._root, self._runtime = root, runtime
         self._idle: list[Any] = []
+        self._numbers = itertools.count(1)
+
+    def _start(self) -> Any:
+        return start_actor(f"worker-{next(self._numbers)}", self._root, self._runtime)
 
     def __call__(self, task: Task, units: Sequence[str]) -> Iterator[tuple[str, Progress | Receipt]]:
         """Raises UnitFailed when a unit has cost too many workers, else the unit's own error."""
@@ -90,7 +105,7 @@ class RayMapper:
         try:
             while todo or busy:
                 while todo and len(busy) < self._runtime.workers:
-                    actor = self._idle.pop() if self._idle else start_actor(self._root, self._runtime)
+                    actor = self._idle.pop() if self._idle else self._start()
                     unit = todo.pop(0)
                     call = actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
                     busy[call.remote(task, unit, 1.0)] = (actor, unit)

@@ -87,7 +87,9 @@ def run_recover(job: Job) -> Iterator[Step | Output]:
     turns = [groups] if cfg.matching.reset else [[group] for group in groups]
     chain = recover.Chain([partial(_problem, job, turn) for turn in turns], start, job.saved)
     for done in chain.steps():
-        yield Step(done, len(turns) * cfg.iterations, chain.pack)
+        job.work["image_iterations"] += chain.moving
+        yield Step(done, len(turns) * cfg.iterations, chain.pack, loss=chain.loss)
+    job.work["images_synthesised"] += len(chain.images)
     yield _output(chain.images, chain.bytes)
 
 

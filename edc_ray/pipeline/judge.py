@@ -26,7 +26,9 @@ def _label(job: Job, page: int) -> relabel.Page:
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
     images, (seed,) = job.inputs.start_images(job.task)[0], exp.evaluate.seeds
     together = job.inputs.runtime.forward_images
-    return relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page, together)
+    made = relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page, together)
+    job.work["label_views"] += sum(len(view.ids) for view in made.views)
+    return made
 
 
 def run_evaluate(job: Job) -> Iterator[Step | Output]:

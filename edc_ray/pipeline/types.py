@@ -1,5 +1,6 @@
 """The few types that stages, workers and mappers share."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A moment inside a unit where it can be interrupted. pack() makes the checkpoint; None = start again."""
+    """A moment inside a unit where it can be interrupted. pack() makes the checkpoint; None = start again.
+
+    loss: reads what the unit minimises, which may have to wait for the GPU.
+    """
 
     done: int
     total: int
     pack: Callable[[], Tensors] | None = None
     reports: tuple[Report, ...] = ()
+    loss: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,24 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running unit tells its mapper."""
+    """What a running unit tells its mapper.
+
+    Only for metrics: work, see Job, since the Progress before; loss, see Step.
+    """
 
     done: int
     total: int
     reports: tuple[Report, ...] = ()
+    work: dict[str, int] = field(default_factory=dict, compare=False)
+    loss: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit at work: what a stage's function gets."""
+    """One unit at work: what a stage's function gets.
+
+    work: where it counts what it makes, by the name of a metric (monitor.py). No result depends on it.
+    """
 
     task: Task
     unit: str
@@ -75,6 +88,7 @@ class Job:
     saved: Tensors | None
     saved_reports: tuple[Report, ...]
     until: float
+    work: Counter[str] = field(default_factory=Counter)
 
     @property
     def experiment(self) -> Experiment:

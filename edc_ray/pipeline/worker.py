@@ -8,7 +8,7 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
@@ -220,7 +220,7 @@ class Worker:
                     write = functools.partial(artifact.write_table, unit, item.table)
                 receipt = write(facts)
                 artifact.drop_checkpoints(unit)
-                yield receipt
+                yield replace(receipt, work=_since(job))
                 return
             step = item
             if step.pack is not None and watch.since("saved") >= self.runtime.checkpoint_seconds:
@@ -229,10 +229,21 @@ class Worker:
             if step.reports != told or watch.since("told") >= TELL_SECONDS:
                 watch.mark("told")
                 told = step.reports
-                yield Progress(step.done, step.total, step.reports)
+                yield _progress(step, job)
         if step.pack is not None:
             artifact.save_checkpoint(unit, step.pack(), watch.read() | {"reports": step.reports})
-        yield Progress(step.done, step.total, step.reports)
+        yield _progress(step, job)
+
+
+def _progress(step: Step, job: Job) -> Progress:
+    return Progress(step.done, step.total, step.reports, _since(job), step.loss() if step.loss else None)
+
+
+def _since(job: Job) -> dict[str, int]:
+    """What it has made since this was last asked."""
+    work = dict(job.work)
+    job.work.clear()
+    return work
 
 
 class _Stopwatch:

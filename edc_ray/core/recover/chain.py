@@ -33,6 +33,15 @@ class Chain:
         """Those of the finished problems, as they are stored; `bytes` is what they take."""
         return torch.cat(self._done)
 
+    @property
+    def moving(self) -> int:
+        """How many images the last iteration has moved."""
+        return self._problem.labels.numel()
+
+    def loss(self) -> float:
+        """Of the last iteration, the mean over the groups; waits for the GPU."""
+        return float(self._state.loss)
+
     def steps(self) -> Iterator[int]:
         """How many iterations were made, after each.
 

@@ -28,6 +28,7 @@ class State:
     visits: list[int]  # of each observer
     turns: int  # iterations, those of the groups before included: whose turn it is
     failed: Int[Tensor, " g"]  # the first iteration in which a group's loss was not finite; -1 = none
+    loss: Float[Tensor, ""]  # of the last iteration, the mean over the groups; not in a checkpoint
 
     def pack(self) -> dict[str, Tensor]:
         moments = self.adam.state.get(self.images, {})
@@ -62,7 +63,7 @@ def begin(
     rows = [count + len(goal.by_class) if goal.runs else count for goal in goals]
     running = [goal.whole.new_zeros(n, goal.whole.shape[1]) for n, goal in zip(rows, goals, strict=True)]
     failed = torch.full((count,), -1, device=device)
-    state = State(0, leaf, adam, start, running, [0] * len(goals), 0, failed)
+    state = State(0, leaf, adam, start, running, [0] * len(goals), 0, failed, torch.zeros(()))
     if before is not None:
         state.running, state.visits, state.turns = before.running, list(before.visits), before.turns
     if saved is not None:
@@ -143,6 +144,7 @@ def _slope(
     """
     count, slope, running = len(problem.observers), torch.zeros_like(images), {}
     visited = range(count) if problem.cfg.visit == "all" else [state.turns % count]
+    state.loss = torch.zeros((), device=images.device)
     for k in visited:
         losses, running[k] = group_losses(
             problem, k, images, state.averaged, state.running[k], state.visits[k] + 1, state.iteration, crop
@@ -150,6 +152,7 @@ def _slope(
         new = (state.failed < 0) & ~losses.detach().isfinite()
         state.failed = torch.where(new, state.iteration, state.failed)
         loss = losses.sum() * (problem.weights[k] / len(visited))
+        state.loss += loss.detach() / len(losses)
         slope += torch.autograd.grad(loss, images)[0]
     return slope, running
 
