@@ -1,11 +1,13 @@
 """Metrics: what is counted, how often, and what the exporter of a real Ray shows of it."""
 
+import json
 import re
 import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import ray
@@ -83,6 +85,7 @@ def series() -> Series:
     with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=60) as page:
         lines = re.findall(r"^(ray_edc_\w+)\{(.*)\} (\S+)$", page.read().decode(), re.M)
     found = [(name, dict(re.findall(r'(\w+)="(.*?)"', tags)), float(value)) for name, tags, value in lines]
+    assert all({"stage", "SessionName"} < tags.keys() for _, tags, _ in found)  # what the board asks for
     assert {tags["dataset"] for _, tags, _ in found} <= {"", "digits"}
     return {(name, tags["stage"], tags["WorkerId"]): value for name, tags, value in found}
 
@@ -139,3 +142,46 @@ def test_the_exporter_shows_every_metric(store: Store) -> None:
     assert found["ray_edc_ledger_slots", ""] == 1
     assert found["ray_edc_best_val_accuracy", "evaluate"] == pytest.approx(status["best"])
     assert "not finite before step" in status["errors"][0]["why"] and status["name"] == "tiny"
+
+
+# --- the board ----------------------------------------------------------------------------------------------
+
+BOARD = json.loads((Path(__file__).parents[1] / "cluster/grafana/edc.json").read_text())
+
+
+def queries() -> list[tuple[str, str, str]]:
+    """(panel, query, legend) of every line of the board; its variables too."""
+    variables = [("variable", item["definition"], "") for item in BOARD["templating"]["list"][1:]]
+    panels = [(panel["title"], panel["targets"]) for panel in BOARD["panels"]]
+    return variables + [(title, each["expr"], each["legendFormat"]) for title, ts in panels for each in ts]
+
+
+def test_the_board_asks_for_what_is_exported_and_nothing_else() -> None:
+    asked = {name for _, query, _ in queries() for name in re.findall(r"\bray_\w+", query)}
+    assert asked == {exported(name) for name in (*COUNTERS, *GAUGES)}
+
+
+def test_the_board_knows_only_our_tags() -> None:
+    for title, query, legend in queries():
+        tags = set(re.findall(r"(\w+)\s*=~", query))
+        for names in re.findall(r"by \((.*?)\)", query):
+            tags |= set(names.split(", "))
+        assert tags <= {"stage", "dataset", "SessionName"}, title
+        assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= {"stage", "dataset"}, title
+        assert query.count("(") == query.count(")") and query.count("{") == query.count("}"), title
+
+
+def test_counters_are_looked_at_as_counters() -> None:
+    """A rate of a gauge, or a counter's name without _total, would show nothing."""
+    for title, query, _ in queries():
+        assert all(name.endswith("_total") for name in re.findall(r"rate\((\w+)", query)), title
+
+
+def test_panels_do_not_overlap() -> None:
+    taken = set[tuple[int, int]]()
+    for panel in BOARD["panels"]:
+        x, y, w, h = (panel["gridPos"][side] for side in "xywh")
+        cells = {(i, j) for i in range(x, x + w) for j in range(y, y + h)}
+        assert x + w <= 24 and not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
