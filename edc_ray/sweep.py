@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edc_ray import config, ladder, pipeline
 from edc_ray.artifacts import Damaged, Missing, Store, StoreError
 from edc_ray.config import ConfigError, Experiment, Sweep
-from edc_ray.distributed.ledger import UnitFailed
+from edc_ray.distributed.ledger import UnitFailed, told
 from edc_ray.session import cluster, say, watched
 from edc_ray.specs import anchored, flatten, is_ladder, load_file, under
 
@@ -260,7 +260,7 @@ def guarded(command: Callable[[], object]) -> int:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
     except (StoreError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {told(error)}", file=sys.stderr)
         return 1
     return 0
 

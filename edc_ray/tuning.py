@@ -151,7 +151,7 @@ class TrialLines(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Not trial.get_error(): that reads what Tune copies to the sweep's folder only later.
         why = Path(trial.error_file).read_text().strip().splitlines()[-1]
-        self._line(f"failed: {why[:160]}", trial.config)
+        self._line(f"failed: {why[:400]}", trial.config)
 
 
 def _percent(result: Mapping[str, Any]) -> str:

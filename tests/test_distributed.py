@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from edc_ray import pipeline
-from edc_ray.artifacts import Store
+from edc_ray.artifacts import Attempt, Store, attempts
 from edc_ray.config import Experiment, Runtime
 from edc_ray.distributed.broker import LeaseEnded, Report, Summary
 from edc_ray.distributed.ledger import UnitFailed
@@ -130,6 +130,8 @@ def test_a_unit_that_kills_every_worker_fails(started: Store) -> None:
     with pytest.raises(UnitFailed, match="unit student: 2 workers were lost") as caught:
         pipeline.ensure(exp, started, how, RayMapper(started.root, how), tell)
     assert caught.value.stage == "evaluate" and len(pids) == 2
+    assert [each.outcome for each in logged(started, exp)] == ["lost", "lost"]
+    assert str(caught.value).endswith("/logs/student.log")
 
 
 def test_a_units_own_error_arrives_as_such(started: Store) -> None:
@@ -144,9 +146,8 @@ def test_a_units_own_error_ends_its_trial_alone(
     started: Store, reference: tuple[Store, tiny.Bits], broker_of: Any
 ) -> None:
     broker, good = broker_of(started, tiny.runtime()), tiny.experiment()
-    with pytest.raises(
-        UnitFailed, match=r"unit student: FloatingPointError: .* not finite before step 4"
-    ) as caught:
+    why = r"unit student: FloatingPointError: .* not finite before step 4; log: .*/logs/student.log$"
+    with pytest.raises(UnitFailed, match=why) as caught:
         evaluate(broker, tiny.experiment(evaluate__lr=1e30))
     assert caught.value.stage == "evaluate" and caught.value.unit == "student"
     evaluate(broker, good)
@@ -154,6 +155,12 @@ def test_a_units_own_error_ends_its_trial_alone(
 
 
 # --- the Broker's actor -------------------------------------------------------------------------------------
+
+
+def logged(store: Store, exp: Experiment) -> list[Attempt]:
+    """How the student's attempts have ended."""
+    task = pipeline.tasks(exp)[-1]
+    return attempts(store.artifact(task.stage, task.key), "student")
 
 
 def idle(broker: BrokerHandle) -> bool:
@@ -177,6 +184,7 @@ def test_a_lost_worker_is_replaced(started: Store, broker_of: Any) -> None:
     assert events(broker)["unit_retried"] == 1 and events(broker)["worker_spawned"] == 2
     assert broker.status(timeout=SECONDS)["workers"] == 1  # the lost one holds no slot
     assert item.curve == tiny.curve(started, exp)
+    assert [each.outcome for each in logged(started, exp)] == ["lost", "done"]
 
 
 def test_a_killed_broker_is_asked_again(started: Store, broker_of: Any) -> None:

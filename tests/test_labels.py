@@ -78,3 +78,4 @@ def test_a_pages_error_arrives_with_its_cause(images: Store) -> None:
         list(label_pages(images.root, HOW, pages(labels())[:1]))
     cause = caught.value.cause  # type: ignore[attr-defined]  # of Ray's wrapper
     assert (cause.stage, cause.unit) == ("squeeze", "vgg5_w16")
+    assert cause.__notes__[-1].endswith("/logs/page-00000.log")

@@ -38,6 +38,11 @@ class UnitFailed(Exception):
         return f"{self.stage}-{self.key}, unit {self.unit}: {self.why}"
 
 
+def told(error: BaseException) -> str:
+    """The error and its notes, which say where the unit's log is."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
 class Task(Protocol):
     """What is needed of pipeline.Task."""
 
@@ -327,12 +332,14 @@ class Ledger:
             self._event("unit_retried", losses=job.losses, **job.tags())
             self._push(job)
         else:
-            self._settle(job, error, f"{job.losses} workers were lost on it, the last one with: {error}")
+            self._settle(
+                job, error, f"{job.losses} workers were lost on it, the last one with: {told(error)}"
+            )
 
     def _settle(self, job: Job, outcome: bool | Exception, why: str = "") -> None:
         self._jobs.pop(job.name)
         if isinstance(outcome, Exception):
-            why = why or f"{type(outcome).__name__}: {outcome}"
+            why = why or f"{type(outcome).__name__}: {told(outcome)}"
             lost = isinstance(outcome, WorkerLost | OSError)
             failure = UnitFailed(job.task.stage, *job.name, why, lost)
             failure.__cause__ = outcome

@@ -4,7 +4,9 @@ Ray knows nothing of EDC here: an actor is pipeline.Worker behind a streaming ca
 (max_restarts=0): an actor that Ray restarts itself can wait for a lost node for ever (ray.md 0.4).
 """
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,10 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from edc_ray.artifacts import Receipt, Store
+from edc_ray.artifacts import Attempt, Receipt, Store
 from edc_ray.config import Runtime
-from edc_ray.distributed.ledger import UnitFailed, WorkerLost
-from edc_ray.pipeline import Progress, Task, Worker
+from edc_ray.distributed.ledger import UnitFailed, WorkerLost, told
+from edc_ray.pipeline import Progress, Task, Worker, log_attempt
 
 
 @ray.remote(max_restarts=0)
@@ -54,6 +56,12 @@ def own_error(error: RayError) -> BaseException:
     return cause
 
 
+def log_loss(root: str, name: str, task: Task, unit: str, began: float, error: WorkerLost) -> None:
+    """In the unit's log, as a lost worker cannot do it itself. name: of the worker."""
+    lost = Attempt("lost", time.monotonic() - began, name, str(error))
+    log_attempt(Store(root), task, unit, lost, error)
+
+
 class RayWorker:
     """What the Broker spawns. heard: is told of each item."""
 
@@ -61,10 +69,11 @@ class RayWorker:
         self, name: str, root: str, runtime: Runtime, heard: Callable[[Task, Progress | Receipt], None]
     ) -> None:
         self._actor, self._heard = start_actor(name, root, runtime), heard
+        self._name, self._root = name, root
 
     async def run(self, task: Task, unit: str, until: float, /) -> AsyncGenerator[Progress | Receipt, None]:
         call = self._actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
-        stream, ended = call.remote(task, unit, until), False
+        stream, ended, began = call.remote(task, unit, until), False, time.monotonic()
         try:
             async for ref in stream:
                 item = await ref
@@ -72,8 +81,10 @@ class RayWorker:
                 yield item
             ended = True
         except RayError as error:
-            ended = True
-            raise own_error(error) from None
+            ended, cause = True, own_error(error)
+            if isinstance(cause, WorkerLost):
+                await asyncio.to_thread(log_loss, self._root, self._name, task, unit, began, cause)
+            raise cause from None
         finally:
             if not ended:
                 ray.cancel(stream)
@@ -100,7 +111,7 @@ class RayMapper:
     def __call__(self, task: Task, units: Sequence[str]) -> Iterator[tuple[str, Progress | Receipt]]:
         """Raises UnitFailed when a unit has cost too many workers, else the unit's own error."""
         todo, losses = list(units), dict.fromkeys(units, 0)
-        busy = dict[Any, tuple[Any, str]]()
+        busy = dict[Any, tuple[Any, str, float]]()
         stream: Any
         try:
             while todo or busy:
@@ -108,9 +119,9 @@ class RayMapper:
                     actor = self._idle.pop() if self._idle else self._start()
                     unit = todo.pop(0)
                     call = actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
-                    busy[call.remote(task, unit, 1.0)] = (actor, unit)
+                    busy[call.remote(task, unit, 1.0)] = (actor, unit, time.monotonic())
                 (stream,), _ = ray.wait(list(busy), num_returns=1)
-                actor, unit = busy[stream]
+                actor, unit, began = busy[stream]
                 try:
                     yield unit, ray.get(next(stream))
                 except StopIteration:
@@ -120,18 +131,18 @@ class RayMapper:
                     cause = own_error(error)
                     if not isinstance(cause, WorkerLost):
                         raise cause from None
+                    log_loss(self._root, "a Ray actor", task, unit, began, cause)
                     losses[unit] += 1
                     if losses[unit] > self._runtime.unit_retries:
-                        raise UnitFailed(
-                            task.stage, task.key, unit, f"{losses[unit]} workers were lost: {cause}"
-                        ) from None
+                        why = f"{losses[unit]} workers were lost: {told(cause)}"
+                        raise UnitFailed(task.stage, task.key, unit, why) from None
                     del busy[stream]
                     for lost in (actor, *self._idle):  # as in the Ledger: the node may be gone
                         _kill(lost)
                     self._idle.clear()
                     todo.insert(0, unit)
         finally:
-            for actor, _ in busy.values():
+            for actor, *_ in busy.values():
                 _kill(actor)
 
 

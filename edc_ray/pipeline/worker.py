@@ -4,8 +4,11 @@ The in-process mapper, Ray's actors and the label job all run this same code.
 """
 
 import functools
+import logging
+import os
 import platform
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from edc_ray.artifacts import Artifact, Damaged, Receipt, Store, UnitFile
+from edc_ray.artifacts import Artifact, Attempt, Damaged, Receipt, Store, UnitFile, add_attempt
 from edc_ray.config import Runtime
 from edc_ray.core import data, heap, models, storage
 from edc_ray.pipeline import graph
@@ -23,6 +26,7 @@ from edc_ray.pipeline.memory import out_of_memory
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors, unit_of
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 CACHED = 12  # inputs kept in memory, least recently used first out
 TELL_SECONDS = 0.5  # time between two Progress without news
@@ -166,6 +170,22 @@ def _rows(artifact: Artifact, files: dict[str, UnitFile], name: str, rows: list[
         return artifact.read_rows(files[name], rows, ["image"])
 
 
+def log_attempt(
+    store: Store, task: Task, unit: str, new: Attempt, error: Exception | None = None, details: str = ""
+) -> None:
+    """Add it to the unit's log and, to the error, a note of where that is.
+
+    Neither where the store is the trouble, which then is no error of its own.
+    """
+    try:
+        path = add_attempt(store.artifact(task.stage, task.key), unit, new, details)
+    except OSError as trouble:
+        log.warning("the log of %s, unit %s, cannot be written: %s", task, unit, trouble)
+        return
+    if error is not None:
+        error.add_note(f"log: {path}")
+
+
 def pick_device(runtime: Runtime) -> torch.device:
     """ "auto" is the GPU where there is one."""
     if runtime.device == "auto":
@@ -191,18 +211,40 @@ class Worker:
 
         Raises:
             FloatingPointError: a loss is not finite. Damaged: an input did not pass its check.
-            OutOfMemory: that of the GPU; names the field to lower.
+            OutOfMemory: that of the GPU; names the field to lower. A note of each names the unit's log.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.runtime.threads)
         torch.set_float32_matmul_precision("high" if task.experiment.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = task.experiment.precision == "tf32"
         try:
-            yield from self._run(task, unit, until)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(task, unit, self.runtime, str(error)) from None
+            yield from self._logged(task, unit, until)
         finally:
             torch.set_num_threads(threads)
+
+    def _logged(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
+        """`_run`, and a line in the unit's log about how it ended."""
+        began = time.monotonic()
+        try:
+            for item in self._run(task, unit, until):
+                if isinstance(item, Receipt):
+                    self._log(task, unit, "done", item.meta["seconds"])
+                yield item
+        except torch.OutOfMemoryError as error:
+            told = out_of_memory(task, unit, self.runtime, str(error))
+            self._log(task, unit, "failed", time.monotonic() - began, told)
+            raise told from None
+        except Exception as error:
+            self._log(task, unit, "failed", time.monotonic() - began, error)
+            raise
+
+    def _log(
+        self, task: Task, unit: str, outcome: str, seconds: float, error: Exception | None = None
+    ) -> None:
+        where = f"{self._place['host']} ({self._place['device']}, process {os.getpid()})"
+        why = f"{type(error).__name__}: {error}" if error else ""
+        details = traceback.format_exc() if error else ""
+        log_attempt(self.store, task, unit, Attempt(outcome, seconds, where, why), error, details)
 
     def _run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
         artifact, stage = self.store.artifact(task.stage, task.key), STAGES[task.stage]
