@@ -118,14 +118,14 @@ def sweep_file(folder: Path, **changes: Any) -> str:
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-def processes(title: str = "", root: int | None = None) -> list[int]:
-    """Descendants of a process (default: this one) whose command line begins with `title`."""
-    parents, titles = {}, {}
+def titles(root: int | None = None) -> dict[int, str]:
+    """pid -> command line of the descendants of a process (default: this one)."""
+    parents, lines = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+                lines[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
             except OSError:  # it has ended meanwhile
                 continue
             if stat[0] != "Z":
@@ -133,7 +133,12 @@ def processes(title: str = "", root: int | None = None) -> list[int]:
     wanted = {root or os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in wanted} - wanted:
         wanted |= more
-    return sorted(pid for pid in wanted - {root or os.getpid()} if titles[pid].startswith(title))
+    return {pid: lines[pid] for pid in sorted(wanted - {root or os.getpid()}) if pid in parents}
+
+
+def processes(title: str = "", root: int | None = None) -> list[int]:
+    """Descendants of a process (default: this one) whose command line begins with `title`."""
+    return [pid for pid, line in titles(root).items() if line.startswith(title)]
 
 
 def kill(title: str) -> int:
