@@ -106,10 +106,10 @@ class Run:
 
     def __init__(self, folder: Path, watch: Watch, temporary: Path, random: Random) -> None:
         self._file = tiny.sweep_file(folder, **SWEEP)
-        self._output, self._temporary = folder / "output.txt", temporary
+        self._output, self._log, self._temporary = folder / "output.txt", folder / "nodes.txt", temporary
         self._watch, self._random = watch, random
         self._began = time.time()
-        self._nodes = Nodes(temporary)
+        self._nodes = Nodes(temporary, self._log)
         self._driver = self._drive()
 
     def _drive(self) -> "subprocess.Popen[bytes]":
@@ -194,7 +194,7 @@ class Run:
         self._driver.wait()
         time.sleep(moment.pause)
         self._nodes.end()
-        self._nodes = Nodes(self._temporary)
+        self._nodes = Nodes(self._temporary, self._log)
         self._driver = self._drive()
 
     def finish(self) -> list[str]:

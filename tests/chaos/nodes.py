@@ -44,12 +44,14 @@ def kill(pids: Iterable[int]) -> None:
 class Nodes:
     """A head without processors, and nodes with two each; `temporary` is a short path of its own."""
 
-    def __init__(self, temporary: Path, workers: int = 2) -> None:
+    def __init__(self, temporary: Path, log: Path, workers: int = 2) -> None:
         (temporary / "ray").mkdir(parents=True, exist_ok=True)  # Ray writes its address there
-        self._host = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nodes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, cwd=ROOT, env=os.environ | ENVIRONMENT | {"RAY_TMPDIR": str(temporary)},
-        )  # fmt: skip
+        with log.open("ab") as errors:
+            self._host = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.nodes"], cwd=ROOT,
+                env=os.environ | ENVIRONMENT | {"RAY_TMPDIR": str(temporary)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
         self._nodes: list[list[int]] = []
         self.address = ""
         for cpus in [0, *[2] * workers]:

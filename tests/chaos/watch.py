@@ -111,14 +111,14 @@ class Watch(threading.Thread):
         return BUSY.match(self._since[pid][0]) if pid in self._since else None
 
     def restarted(self, seconds: dict[Unit, float], interval: float) -> list[str]:
-        """Units that did not go on from their checkpoint: the next one has not `interval` seconds more in it.
+        """Units that did not go on from their checkpoint: the next one has hardly more seconds of work in it.
 
         seconds: of work in each finished unit, by its manifest.
         """
-        found = []
+        found, least = [], 0.25 * interval  # a whole one is usual, less the time that packing took
         for unit, history in self.saved.items():
             work = [history[number][1] for number in sorted(history)]
-            short = any(b - a < 0.9 * interval for a, b in itertools.pairwise(work))
+            short = any(b - a < least for a, b in itertools.pairwise(work))
             if short or seconds.get(unit, work[-1]) < work[-1]:
                 found.append(f"{'/'.join(unit)} was begun again in spite of its checkpoints: {work}")
         return found
