@@ -169,7 +169,7 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
         run_config=tune.RunConfig(
             name=f"from-{len(study.trials):05d}",
             storage_path=ready.store.folder(f"sweeps/{sweep.name}/tune"),
-            failure_config=tune.FailureConfig(max_failures=1),  # for a lost trial process
+            failure_config=tune.FailureConfig(max_failures=3),  # lost processes of one trial
             callbacks=[tuning.TrialLines(len(done), sweep.budget.trials, say)],
             verbose=0,
         ),

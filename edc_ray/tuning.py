@@ -43,7 +43,7 @@ class StudySearch(OptunaSearch):
             return
         if result.get("lost"):
             space.mark_lost(trial.study, trial)
-        elif result["progress"] not in seen.intermediate_values:
+        elif "failed" not in result and result["progress"] not in seen.intermediate_values:
             trial.report(result[METRIC], result["progress"])
 
     def on_trial_complete(
@@ -54,9 +54,12 @@ class StudySearch(OptunaSearch):
             for fact in ("hits", "built"):
                 if fact in result:
                     self._ot_trials[trial_id].set_user_attr(fact, result[fact])
-        if error or (result and result["progress"] < END):
+        failed = bool(result) and "failed" in result
+        if error and not failed:  # its process was lost, more often than Tune tries again
+            space.mark_lost(self._ot_trials[trial_id].study, self._ot_trials[trial_id])
+        if error or failed or (result and result["progress"] < END):
             result = None  # the base class then tells FAIL, or PRUNED
-        super().on_trial_complete(trial_id, result, error)
+        super().on_trial_complete(trial_id, result, error or failed)
 
 
 class Names:
@@ -142,6 +145,9 @@ class TrialLines(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result
+        if "failed" in last:
+            self._line(f"failed: {last['failed'][:160]}", trial.config)
+            return
         if last.get("progress", 0) < END or "hits" not in last:
             self._line(f"{_percent(last)}  stopped at {last.get('progress', 0) / 10:g} %", trial.config)
             return

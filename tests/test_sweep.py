@@ -147,6 +147,7 @@ def test_a_grid_repeats_exactly_and_an_explosion_ends_one_trial(tmp_path: Path) 
         (failed,) = [line for line in said[labels].splitlines() if "failed:" in line]
         assert "unit student" in failed and "not finite before step" in failed and "lr 1e+30" in failed
         assert "2 complete, 1 fail" in said[labels]
+        assert not list((tmp_path / labels).rglob("error.txt"))  # else Tune has tried it again
     assert curves(tmp_path / "inline") == curves(tmp_path / "stream")
     pages = list((tmp_path / "stream/store").glob("relabel-*/page-*.parquet"))
     assert len(pages) == 3 and not list((tmp_path / "inline/store").glob("relabel-*"))
@@ -188,7 +189,7 @@ def searcher(folder: Folder) -> tuning.StudySearch:
     return tuning.make_search(Sweep(search=LR, sampler="random"), folder, space.open_study(folder))
 
 
-def told(progress: int, accuracy: float, **facts: int) -> dict[str, Any]:
+def told(progress: int, accuracy: float, **facts: int | str) -> dict[str, Any]:
     return {"progress": progress, space.METRIC: accuracy, **facts}
 
 
@@ -209,6 +210,7 @@ def test_the_study_hears_each_report_once(place: Folder) -> None:
         (told(667, 0.2), False, "PRUNED"),
         (None, False, "PRUNED"),
         (told(667, 0.2), True, "FAIL"),
+        (told(667, 0.2, failed="why"), False, "FAIL"),
         (None, True, "FAIL"),
     ],
 )
@@ -270,7 +272,7 @@ def test_a_trial_lost_without_its_fault_does_not_count_and_comes_again(place: Fo
     search.on_trial_result("a", told(0, 0.0) | {"lost": True})
     search.on_trial_complete("a", None, error=True)
     search.suggest("b")
-    search.on_trial_complete("b", None, error=True)  # by its own fault
+    search.on_trial_complete("b", told(0, 0.0) | {"failed": "its own fault"})
     told_all = space.read_study(place)
     lost, own = told_all.trials
     assert [trial.number for trial in space.finished(told_all)] == [own.number]
@@ -278,6 +280,14 @@ def test_a_trial_lost_without_its_fault_does_not_count_and_comes_again(place: Fo
         again = space.open_study(place)
         waiting = [t for t in again.trials if t.state == TrialState.WAITING]
         assert [t.system_attrs["fixed_params"] for t in waiting] == [lost.params]
+
+
+def test_a_trial_whose_process_is_lost_too_often_comes_again(place: Folder) -> None:
+    search = searcher(place)
+    search.suggest("a")
+    search.on_trial_complete("a", None, error=True)  # Tune has given it up, and it has said nothing
+    assert not space.finished(space.open_study(place))
+    assert [trial.state.name for trial in space.read_study(place).trials] == ["FAIL", "WAITING"]
 
 
 def test_a_waiting_trial_that_is_lost_before_it_has_values_keeps_them(place: Folder) -> None:

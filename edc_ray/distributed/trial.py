@@ -85,9 +85,8 @@ def trial(
 ) -> None:
     """A thin trial: holds no CPU and no GPU, asks the Broker and reports what it hears.
 
-    Raises:
-        FloatingPointError: an accuracy is not finite. UnitFailed: a unit's own error. Either fails this trial
-            alone. What is not the trial's fault (no disk, no worker) it reports as `lost` before it fails.
+    What is its own fault (a unit's own error, an accuracy that is not finite) it reports as `failed`, and ends:
+    Tune tries again whatever is raised, or dies. What is not (no disk, no worker) it reports as `lost` first.
     """
     experiment = space.apply(base, chosen, search)
     last: dict[str, Any] = {space.METRIC: 0.0, "progress": 0}
@@ -102,7 +101,8 @@ def trial(
                 last = {space.METRIC: item.accuracy, "progress": item.progress}
                 if item.progress < space.END:
                     tune.report(last)
-        except RayError as error:
-            if getattr(error, "lost", True):  # a UnitFailed says whose fault it was
+        except (FloatingPointError, RayError) as error:
+            if isinstance(error, RayError) and getattr(error, "lost", True):  # a UnitFailed says whose fault
                 tune.report(last | {"lost": True})
-            raise
+                raise
+            tune.report(last | {"failed": str(error).strip().splitlines()[-1]})
