@@ -11,9 +11,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 FILE ?= sweeps/quickstart.yaml
 ARGS ?=
+N ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sweep test test-fast test-slow coverage mutants lint bench clean
+.PHONY: help venv sweep test test-fast test-slow coverage mutants chaos lint bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +56,9 @@ test-slow: .venv/.done ## lost nodes, kill -9, long runs
 
 mutants: .venv/.done ## seeded bugs, each of which a test must catch; ARGS='WORD ...' chooses some
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+chaos: .venv/.done ## kill -9 of everything that a sweep is made of, N times in all; goes on where its JSONL ends
+	$(BIN)/python -m tests.chaos --injections $(N) --out tests/chaos/injections.jsonl $(ARGS)
 
 lint: .venv/.done ## ruff, mypy, import layers
 	$(BIN)/ruff check .

@@ -85,8 +85,8 @@ def trial(
 ) -> None:
     """A thin trial: holds no CPU and no GPU, asks the Broker and reports what it hears.
 
-    What is its own fault (a unit's own error, an accuracy that is not finite) it reports as `failed`, and ends:
-    Tune tries again whatever is raised, or dies. What is not (no disk, no worker) it reports as `lost` first.
+    What is its own fault (a unit's own error, an accuracy that is not finite) it reports as `failed`, and
+    ends: Tune tries again whatever raises or dies. What is not (no disk, no worker) is `lost`, and raised.
     """
     experiment = space.apply(base, chosen, search)
     last: dict[str, Any] = {space.METRIC: 0.0, "progress": 0}

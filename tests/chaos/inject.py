@@ -72,10 +72,6 @@ class Result:
     missed: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    @property
-    def replay(self) -> str:
-        return f"python -m tests.chaos --seed {self.seed} --kinds {','.join(self.kinds)}"
-
 
 @dataclass(frozen=True, slots=True)
 class Reference:
