@@ -54,7 +54,7 @@ class StudySearch(OptunaSearch):
             for fact in ("hits", "built"):
                 if fact in result:
                     self._ot_trials[trial_id].set_user_attr(fact, result[fact])
-        failed = bool(result) and "failed" in result
+        failed = result is not None and "failed" in result
         if error and not failed:  # its process was lost, more often than Tune tries again
             space.mark_lost(self._ot_trials[trial_id].study, self._ot_trials[trial_id])
         if error or failed or (result and result["progress"] < END):

@@ -36,7 +36,8 @@ def main(options: list[str]) -> int:
         tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        return sum(pool.map(lambda group: _run(*group, folder, options), work))
+        runs = [pool.submit(_run, *group, folder, options) for group in work]
+        return sum(run.result() for run in runs)
 
 
 def _run(refused: str, files: list[str], folder: str, options: list[str]) -> int:

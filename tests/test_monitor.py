@@ -14,6 +14,7 @@ import ray
 
 from edc_ray import pipeline
 from edc_ray.artifacts import Receipt, Store
+from edc_ray.config import Runtime
 from edc_ray.distributed.ledger import UnitFailed
 from edc_ray.distributed.service import start_broker
 from edc_ray.distributed.trial import BrokerHandle
@@ -24,7 +25,7 @@ from tests import tiny
 ITERATIONS = 300  # of recover: long enough that its units tell of themselves
 
 
-def work_of(store: Store, runtime: tiny.Runtime, task: Task) -> dict[str, int]:
+def work_of(store: Store, runtime: Runtime, task: Task) -> dict[str, int]:
     """What the units of a task count, told in any number of pieces."""
     total: dict[str, int] = {}
     for unit in pipeline.units(task, runtime):

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -82,7 +82,8 @@ def _bounded(cls: Any) -> list[tuple["dataclasses.Field[Any]", float | None, flo
 
 
 def _check_bounds(self: Any) -> None:
-    for f, low, high in _bounded(type(self)):
+    kind: Hashable = type(self)
+    for f, low, high in _bounded(kind):
         value = getattr(self, f.name)
         if value is None:
             continue

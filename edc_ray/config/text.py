@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -100,7 +100,7 @@ def paths(cls: Any, prefix: str = "") -> dict[str, "dataclasses.Field[Any]"]:
     found: dict[str, dataclasses.Field[Any]] = {}
     for f in dataclasses.fields(cls):
         path = join(prefix, f.name)
-        found |= paths(f.type, path) if dataclasses.is_dataclass(f.type) else {path: f}
+        found |= paths(cast(Hashable, f.type), path) if dataclasses.is_dataclass(f.type) else {path: f}
     return found
 
 
@@ -111,7 +111,7 @@ def override(value: T, changes: Mapping[str, Any]) -> T:
         ConfigError: a path that is no field (with near matches), or an illegal value.
     """
     data = dump(value)
-    known = paths(type(value))
+    known = paths(cast(Hashable, type(value)))
     for path, new in changes.items():
         *parents, leaf = path.split(".")
         section: Any = data

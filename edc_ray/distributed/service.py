@@ -82,6 +82,6 @@ def start_broker(root: str, runtime: Runtime, name: str = "job", best: float | N
 
     name: of the sweep or ladder. best: val accuracy of its finished trials.
     """
-    actor: Any = BrokerActor  # type: ignore[assignment]
+    actor: Any = BrokerActor
     unique = f"{BROKER}{name}-{uuid.uuid4().hex[:8]}"
     return BrokerHandle(actor.options(name=unique).remote(root, runtime, name, best), runtime)
