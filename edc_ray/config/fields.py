@@ -5,7 +5,7 @@ import difflib
 import functools
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 T = TypeVar("T")
 
@@ -82,8 +82,7 @@ def _bounded(cls: Any) -> list[tuple["dataclasses.Field[Any]", float | None, flo
 
 
 def _check_bounds(self: Any) -> None:
-    kind: Hashable = type(self)
-    for f, low, high in _bounded(kind):
+    for f, low, high in _bounded(cast(Hashable, type(self))):
         value = getattr(self, f.name)
         if value is None:
             continue
