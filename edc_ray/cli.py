@@ -195,6 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     add("plan", "what there is to do, and what is missing; runs nothing", "FILE|PRESET").epilog = presets_text
     add("sweep", "as python -m edc_ray.sweep", "FILE")
     add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER|URI")
+    text = "how a sweep stands: stages, trials, best, time left, last errors"
+    looking = commands.add_parser("status", help=text, description=text)
+    looking.add_argument("folder", nargs="?", metavar="FOLDER|URI", help="of the sweep; needs no cluster")
+    looking.add_argument("--address", nargs="?", const="auto", help="of a Ray cluster; default: the one here")
     text = "published results and baselines: what is done, published and measured accuracy"
     listing = commands.add_parser("presets", help=text, description=text)
     listing.add_argument("pattern", nargs="?", help="a part of the name, or a shell pattern; default: all")
@@ -208,6 +212,12 @@ def _presets(pattern: str | None, markdown: bool) -> None:
     if markdown and pattern is not None:
         raise ConfigError("--markdown", pattern, "takes no pattern: the document has all presets")
     print(text.markdown() if markdown else "\n".join(text.lines(presets.find(pattern))))
+
+
+def _status(folder: str | None, address: str | None) -> None:
+    from edc_ray import status  # Optuna, as for a report
+
+    print("\n".join(status.lines(folder, address)))
 
 
 def _report(folder: str) -> None:
@@ -229,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plan": lambda: plan(args.target, args.set),
         "sweep": lambda: sweep.start(args.target, args.set),
         "report": lambda: _report(args.target),
+        "status": lambda: _status(args.folder, args.address),
         "presets": lambda: _presets(args.pattern, args.markdown),
     }
     return sweep.guarded(commands[args.command])

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import yaml
 from edc_ray import config, pipeline, space
 from edc_ray.artifacts import Store, pack_table
 from edc_ray.claim import Claim, interval
-from edc_ray.config import ConfigError, Experiment, Sweep
+from edc_ray.config import Experiment
 from edc_ray.core import storage
-from edc_ray.journal import folder_of, opened
+from edc_ray.specs import read_folder
 
 LEADERS = 10
 MAXIMUM = "maximum_over_reports_on_test"  # a fact of a student that was read at `report_epochs`
@@ -26,19 +25,10 @@ def open_claim(folder: str) -> Claim:
     """The claim of a finished or running sweep, from its folder or URI.
 
     Raises:
-        ConfigError: the folder is not of a sweep.
+        ConfigError: the folder is not of a sweep. RuntimeError: no trial came to its end.
     """
-    store, name = opened(folder)
-    if (found := store.get(f"{name}/sweep.json")) is None:
-        raise ConfigError("folder", folder, "is not of a sweep: it has no sweep.json")
-    try:
-        facts = json.loads(found)
-        parts = facts["sweep"], facts["base"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError("folder", folder, "its sweep.json is not of a sweep") from None
-    sweep, base = config.load(Sweep, parts[0]), config.load(Experiment, parts[1])
-    sweep = replace(sweep, name=name.rpartition("/")[2])  # it may have been moved
-    return Claim(base, sweep, store, space.read_study(folder_of(store, name)))
+    sweep, base, store, place = read_folder(folder)
+    return Claim(base, sweep, store, space.read_study(place))
 
 
 def leaderboard(claim: Claim, most: int = LEADERS) -> list[str]:

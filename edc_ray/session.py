@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edc_ray.config import Runtime
+from edc_ray.config import ConfigError, Runtime
 
 STATUS_SECONDS = 10.0
+ANSWER_SECONDS = 10.0  # for a cluster that one looks at
 # Quiet, and on the loopback interface only: by default Ray's ports listen everywhere (ray.md 4).
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -40,6 +42,27 @@ def cluster(runtime: Runtime) -> Iterator[None]:
         local |= {"object_store_memory": 256 * 2**20}
         local |= {} if runtime.gpus_per_worker else {"num_gpus": 0}
     ray.init(namespace="edc", log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """A look at a cluster that is there. Raises ConfigError where none answers."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself asks again for minutes
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+        ray.init(address=address, namespace="edc", log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise ConfigError("--address", address, f"must be of a Ray cluster that runs: {why}") from None
     try:
         yield
     finally:

@@ -1,14 +1,19 @@
-"""Sweep and ladder files with the changes of the command line."""
+"""Sweep and ladder files with the changes of the command line; the folders that sweeps leave."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edc_ray import config, presets
+from edc_ray.artifacts import Store
 from edc_ray.config import LIBRARIES, ConfigError, Experiment, Ladder, Sweep
+
+if TYPE_CHECKING:
+    from edc_ray.journal import Folder
 
 S = TypeVar("S", Sweep, Ladder)
 
@@ -39,6 +44,26 @@ def load_file(file: str, changes: Sequence[str] = ()) -> tuple[Sweep, Experiment
 def load_ladder(file: str, changes: Sequence[str] = ()) -> tuple[Ladder, Experiment]:
     """As `load_file`, of a ladder file."""
     return with_changes(config.load(Ladder, config.read_yaml(Path(file))), changes)
+
+
+def read_folder(folder: str) -> tuple[Sweep, Experiment, Store, "Folder"]:
+    """Of a sweep that was started, by its folder or URI: what it is, its experiment, its store, its folder.
+
+    Raises:
+        ConfigError: the folder is not of a sweep.
+    """
+    from edc_ray.journal import folder_of, opened  # Optuna, as above
+
+    store, name = opened(folder)
+    if (found := store.get(f"{name}/sweep.json")) is None:
+        raise ConfigError("folder", folder, "is not of a sweep: it has no sweep.json")
+    try:
+        facts = json.loads(found)
+        parts = facts["sweep"], facts["base"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("folder", folder, "its sweep.json is not of a sweep") from None
+    sweep = dataclasses.replace(config.load(Sweep, parts[0]), name=name.rpartition("/")[2])  # it may be moved
+    return sweep, config.load(Experiment, parts[1]), store, folder_of(store, name)
 
 
 def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:

@@ -38,6 +38,7 @@ OPTIONS = {
     "plan": {"--help", "--set"},
     "sweep": {"--help", "--set"},
     "report": {"--help"},
+    "status": {"--help", "--address"},
 }
 
 

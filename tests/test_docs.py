@@ -60,6 +60,7 @@ def test_the_readme_shows_the_commands() -> None:
         "plan",
         "condense",
         "report",
+        "status",
         "presets",
     }
 
@@ -80,7 +81,7 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     if args.command == "presets":
         assert args.markdown or presets.find(args.pattern)
         return
-    if args.command == "report" or args.target.startswith("store/"):
+    if args.command in ("report", "status") or args.target.startswith("store/"):
         return  # of a sweep that has run
     if "dataset.path=FOLDER" in args.set:
         args.set.remove("dataset.path=FOLDER")

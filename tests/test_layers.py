@@ -150,7 +150,7 @@ RULES = {
     "optuna": Rule(
         "Optuna is the search's",
         r"^optuna(\.|$)",
-        "journal space reuse tuning claim sweep report",
+        "journal space reuse tuning claim sweep report status",
         bad="import optuna",
     ),
     "pydantic": Rule("the method runs without pydantic", r"^pydantic", "config", bad="import pydantic"),

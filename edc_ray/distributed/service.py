@@ -18,6 +18,7 @@ from edc_ray.distributed.workers import RayWorker
 from edc_ray.monitor import Monitor
 
 BROKER = "broker-"  # begins the names of the actors that status asks
+ANSWER_SECONDS = 30.0
 TICK_SECONDS = 2.0  # between two looks of the metrics at the ledger
 HEAD = {"node:__internal_head__": 0.001}  # pins to the head node without any cluster set-up (ray.md 1.1)
 
@@ -85,3 +86,16 @@ def start_broker(root: str, runtime: Runtime, name: str = "job", best: float | N
     actor: Any = BrokerActor
     unique = f"{BROKER}{name}-{uuid.uuid4().hex[:8]}"
     return BrokerHandle(actor.options(name=unique).remote(root, runtime, name, best), runtime)
+
+
+def statuses() -> list[dict[str, Any]]:
+    """Of all Brokers on this cluster. One that does not answer has only its name, and `error`."""
+    found = []
+    for place in ray.util.list_named_actors(all_namespaces=True):
+        if place["name"].startswith(BROKER):
+            try:
+                actor = ray.get_actor(place["name"], place["namespace"])
+                found.append(ray.get(actor.status.remote(), timeout=ANSWER_SECONDS))
+            except (ray.exceptions.RayError, ValueError) as error:
+                found.append({"name": place["name"], "error": str(error).splitlines()[0]})
+    return found
