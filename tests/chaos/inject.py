@@ -16,7 +16,7 @@ from random import Random
 from tests import tiny
 from tests.chaos import verdict
 from tests.chaos.nodes import ENVIRONMENT, ROOT, Nodes, kill, nothing_left
-from tests.chaos.watch import Watch
+from tests.chaos.watch import UNIT, Watch
 
 LIMIT_SECONDS = 600.0  # of a run; a bound against hangs
 START_SECONDS = 5.0
@@ -250,7 +250,7 @@ def undisturbed(folder: Path) -> Reference:
         began, result = time.time(), run(0, [], [], folder, None)
         if result.faults:
             raise RuntimeError("\n".join(result.faults))
-        files = [path for path in (folder / "store").glob("*-*/*.*") if path.suffix != ".json"]
+        files = [path for path in (folder / "store").glob("*-*/*") if UNIT.fullmatch(path.name)]
         times = sorted((path.stat().st_mtime - began, path.parent.name.rsplit("-", 1)[0]) for path in files)
         facts.write_text(json.dumps({"timeline": times, "seconds": result.seconds}))
     found = json.loads(facts.read_text())
