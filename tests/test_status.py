@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from edc_ray import cli, config, pipeline, space, specs, status
@@ -32,7 +33,7 @@ def test_duration(seconds: float, told: str) -> None:
 def trial(lr: float, state: TrialState, value: float | None = None) -> FrozenTrial:
     made = create_trial(
         state=state, value=value, params={"evaluate.lr": lr},
-        distributions={"evaluate.lr": space.FloatDistribution(1e-3, 1e30, log=True)},
+        distributions={"evaluate.lr": FloatDistribution(1e-3, 1e30, log=True)},
     )  # fmt: skip
     made.datetime_start = datetime(2026, 1, 1)
     made.datetime_complete = made.datetime_start + timedelta(seconds=30) if state.is_finished() else None
