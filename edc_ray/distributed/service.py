@@ -90,7 +90,7 @@ def start_broker(root: str, runtime: Runtime, name: str = "job", best: float | N
 
 def statuses() -> list[dict[str, Any]]:
     """Of all Brokers on this cluster. One that does not answer has only its name, and `error`."""
-    found = list[dict[str, Any]]()
+    found: list[dict[str, Any]] = []
     for place in ray.util.list_named_actors(all_namespaces=True):
         if place["name"].startswith(BROKER):
             try:
