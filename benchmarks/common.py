@@ -86,6 +86,24 @@ def clock(device: torch.device) -> float:
     return time.process_time()
 
 
+def random_weights(folder: Path, names: Sequence[str], classes: int, size_px: int) -> None:
+    """Files for `squeeze.weights`: networks that need no training."""
+    from safetensors.torch import save_file
+
+    from edc_ray.core import models
+
+    folder.mkdir()
+    for name in names:
+        net = models.build(name, classes, size_px, name)
+        state = getattr(net, "net", net).state_dict()  # a library's network has its own names
+        save_file(state, folder / f"{name.replace('/', '-')}.safetensors")
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 def interleaved(
     sides: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:

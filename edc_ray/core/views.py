@@ -210,11 +210,17 @@ def augment(images: Float[Tensor, "n c s s"], cfg: Augment, rng: torch.Generator
 
     RandomCrop(s, padding=pad_px) or, with crop_min, RandomResizedCrop(s, (crop_min, 1)).
     """
-    n, size = len(images), images.shape[-1]
+    box, flip = augmentation(len(images), images.shape[-1], cfg, rng)
+    return resample(images, box.to(images.device), flip.to(images.device))
+
+
+def augmentation(
+    n: int, size: int, cfg: Augment, rng: torch.Generator
+) -> tuple[Int[Tensor, "n 4"], Bool[Tensor, " n"]]:
+    """The boxes and flips that `augment` draws for `n` images of side `size`."""
     if cfg.crop_min is None:
         shift = torch.randint(-cfg.pad_px, cfg.pad_px + 1, (n, 2), generator=rng)
         box = torch.cat([shift, torch.full((n, 2), size)], 1)
     else:
         box = random_boxes(n, size, cfg.crop_min, rng)
-    flip = torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)
-    return resample(images, box.to(images.device), flip.to(images.device))
+    return box, torch.rand(n, generator=rng) < (0.5 if cfg.flip else 0.0)

@@ -94,7 +94,7 @@ def statuses() -> list[dict[str, Any]]:
     for place in ray.util.list_named_actors(all_namespaces=True):
         if place["name"].startswith(BROKER):
             try:
-                actor = ray.get_actor(place["name"], place["namespace"])
+                actor: Any = ray.get_actor(place["name"], place["namespace"])
                 found.append(ray.get(actor.status.remote(), timeout=ANSWER_SECONDS))
             except (ray.exceptions.RayError, ValueError) as error:
                 found.append({"name": place["name"], "error": str(error).splitlines()[0]})

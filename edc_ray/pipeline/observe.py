@@ -100,27 +100,32 @@ def at_chance(facts: Mapping[str, Any]) -> list[str]:
 
 
 def run_statistics(job: Job) -> Iterator[Step | Output]:
-    """One shard of the real images through all observers: one read and one augmentation for all."""
+    """One shard of the real images through all observers: one read and one augmentation for all.
+
+    Only the images of a forward are in memory together; their shard may be larger than that.
+    """
     cfg, real = job.experiment.statistics, job.inputs.real(job.task)
     observers = job.inputs.observers(job.task)
     shard = int(job.unit.removeprefix("shard-"))
-    picked = slice(shard * cfg.shard_images, (shard + 1) * cfg.shard_images)
-    images, labels = real.fit[picked], real.fit_labels[picked]
-    pixels = views.augment(images, cfg.augment, generator("statistics", job.experiment.seed, shard))
+    rows = torch.arange(len(real.fit))[shard * cfg.shard_images : (shard + 1) * cfg.shard_images]
+    rng = generator("statistics", job.experiment.seed, shard)
+    drawn = views.augmentation(len(rows), real.size, cfg.augment, rng)
     batch = cfg.batch_size if cfg.conv_variance == "per_batch" else None
     sums: dict[str, stats.Moments] = {}
     together = job.inputs.runtime.forward_images // 4  # the inputs of all layers are kept
     if batch is not None:
         together = max(1, together // batch) * batch  # whole batches
-    chunks = list(zip(pixels.split(together), labels.split(together), strict=True))
-    for done, (chunk, chunk_labels) in enumerate(chunks):
+    parts = list(zip(*(tensor.split(together) for tensor in (rows, *drawn)), strict=True))
+    for done, (ids, box, flip) in enumerate(parts):
+        images, labels = real.fit[ids], real.fit_labels[ids.to(real.fit_labels.device)]
+        images = views.resample(images, box.to(images.device), flip.to(images.device))
         found: dict[str, stats.Moments] = {}
         for name, model in observers.items():
-            seen = stats.observe(model, chunk, chunk_labels, len(real.classes), cfg.patch, batch)
+            seen = stats.observe(model, images, labels, len(real.classes), cfg.patch, batch)
             found |= {f"{name}/{layer}": moments for layer, moments in seen.items()}
         sums = stats.add(sums, found)
-        yield Step(done + 1, len(chunks))
-    yield Output(_flat(sums), meta={"images": len(images)})
+        yield Step(done + 1, len(parts))
+    yield Output(_flat(sums), meta={"images": len(rows)})
 
 
 def finish_statistics(job: Job) -> Iterator[Step | Output]:
