@@ -65,6 +65,7 @@ def parser(doc: str | None, repeats: int) -> argparse.ArgumentParser:
 def begin(args: argparse.Namespace) -> torch.device:
     """One thread, full float32; prints the machine and the versions."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     device = torch.device(args.device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"one thread, {processor()}"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {where}; {args.repeats} repeats\n")

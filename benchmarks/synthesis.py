@@ -33,7 +33,7 @@ from torch.nn import functional
 from benchmarks import common, plain
 from edc_ray import config, presets
 from edc_ray.config import Experiment
-from edc_ray.core import data, models, recover, stats, views
+from edc_ray.core import data, heap, models, recover, stats, views
 
 CLASSES, SIZE, GROUP = 10, 32, 100
 CHECKED = 20  # images of the group in which ours and plain must agree
@@ -144,6 +144,7 @@ def many(device: torch.device, repeats: int, size: int, goal: float | None) -> c
 def main(argv: Sequence[str] | None = None) -> int:
     args: argparse.Namespace = common.parser(__doc__, 3).parse_args(argv)
     device, times = common.begin(args), dict[str, Any]()
+    heap.keep_freed()  # as a worker does
     for name in OFFICIAL:
         check(Case(name, device, size=CHECKED))
         times[name] = common.interleaved(Case(name, device).sides(), args.repeats, device)
