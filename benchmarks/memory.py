@@ -8,9 +8,9 @@
 Each number is from a process of its own. Synthesis, by the cases of benchmarks/synthesis.py with the flatness
 of their preset: what is added while two iterations run, resident or, on a GPU, allocated; network, images and
 targets are there before. Data: a folder of 2,000, 4,000 and 8,000 files of 64 px through the real stages,
-kept in shards as ImageNet is, though of 8 MiB and not 128; all images are one shard of the statistics. A least
-squares line gives the slope; what is kept of an image, such as its name, does not depend on its side, and at
-224 px its pixels alone would be 150,528 bytes.
+kept in shards as ImageNet is, though of 8 MiB and not 128; all images are one shard of the statistics.
+A least squares line gives the slope; what is kept of an image, such as its name, does not depend on its side,
+and at 224 px its pixels alone would be 150,528 bytes.
 """
 
 import ctypes
