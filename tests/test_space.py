@@ -348,7 +348,7 @@ def test_a_trial_that_was_running_is_asked_again_once(tmp_path: Path) -> None:
 
 
 def test_no_study(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no study\.journal"):
+    with pytest.raises(ConfigError, match=r"has no study: no trial"):
         space.read_study(tmp_path)
     assert not list(tmp_path.iterdir())
 
