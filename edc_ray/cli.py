@@ -2,13 +2,14 @@
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edc_ray import ladder, pipeline, presets, session, specs, sweep
+from edc_ray import estimate, ladder, pipeline, presets, session, specs, sweep
 from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import ConfigError, Experiment, NotThere, Runtime, Sweep
 
@@ -101,8 +102,10 @@ def _build(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipel
 # --- plan ---------------------------------------------------------------------------------------------------
 
 
-def plan(target: str, changes: Sequence[str]) -> None:
-    """The stage graph with hits and misses, and what is missing; runs and writes nothing."""
+def plan(target: str, changes: Sequence[str], cluster: str | None) -> None:
+    """The stage graph with hits and misses, what is missing, what it takes; runs and writes nothing."""
+    if cluster:
+        estimate.parse_cluster(cluster)
     if _is_ladder(target):
         print("\n".join(ladder.plan(ladder.prepare(target, changes))))
         return
@@ -127,6 +130,8 @@ def plan(target: str, changes: Sequence[str]) -> None:
         print("stages: " + " -> ".join(pipeline.needed(experiment)))
     else:
         _print_plan(experiment, store, settings)
+        told = estimate.lines(settings, experiment, store)
+        print("\n".join(estimate.on_cluster(settings, experiment, store, cluster) if cluster else told))
     _print_devices(settings.runtime)
 
 
@@ -192,9 +197,17 @@ def _parser() -> argparse.ArgumentParser:
     condense_command.add_argument(
         "--ray", action="store_true", help="on Ray actors instead of in this process"
     )
-    add("plan", "what there is to do, and what is missing; runs nothing", "FILE|PRESET").epilog = presets_text
+    plan_command = add("plan", "what there is to do, is missing and takes; runs nothing", "FILE|PRESET")
+    plan_command.epilog = presets_text
+    plan_command.add_argument("--cluster", metavar="NxGPU", help="GPU-hours and width there, such as 8xH200")
     add("sweep", "as python -m edc_ray.sweep", "FILE")
     add("report", "leaderboard, final table, results.parquet, best.yaml, pictures", "FOLDER|URI")
+    text = "is this machine ready: GPUs, memory, store, data, weights, versions; exit code 1 if not"
+    examining = commands.add_parser("doctor", help=text, description=text, epilog=presets_text)
+    examining.add_argument("target", metavar="FILE|PRESET", nargs="?", help="default: the digits")
+    examining.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="change one field"
+    )
     text = "how a sweep stands: stages, trials, best, time left, last errors"
     looking = commands.add_parser("status", help=text, description=text)
     looking.add_argument("folder", nargs="?", metavar="FOLDER|URI", help="of the sweep; needs no cluster")
@@ -212,6 +225,18 @@ def _presets(pattern: str | None, markdown: bool) -> None:
     if markdown and pattern is not None:
         raise ConfigError("--markdown", pattern, "takes no pattern: the document has all presets")
     print(text.markdown() if markdown else "\n".join(text.lines(presets.find(pattern))))
+
+
+def _doctor(target: str | None, changes: Sequence[str]) -> None:
+    from edc_ray import doctor
+
+    settings, experiment = load(target, changes) if target else specs.with_changes(Sweep(), changes)
+    problems = 0
+    for finding in doctor.examine(settings, specs.anchored(experiment), "RAY_ADDRESS" in os.environ):
+        print(finding, flush=True)
+        problems += not finding.ok
+    if problems:
+        raise RuntimeError(f"{problems} problem{'s' * (problems > 1)}")
 
 
 def _status(folder: str | None, address: str | None) -> None:
@@ -236,9 +261,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     commands: dict[str, Callable[[], Any]] = {
         "condense": lambda: condense(args.target, args.set, args.ray),
-        "plan": lambda: plan(args.target, args.set),
+        "plan": lambda: plan(args.target, args.set, args.cluster),
         "sweep": lambda: sweep.start(args.target, args.set),
         "report": lambda: _report(args.target),
+        "doctor": lambda: _doctor(args.target, args.set),
         "status": lambda: _status(args.folder, args.address),
         "presets": lambda: _presets(args.pattern, args.markdown),
     }

@@ -14,6 +14,7 @@ from edc_ray.artifacts import Attempt, Damaged, Store, StoreError, attempts, log
 from edc_ray.claim import Claim
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.pipeline import Task
+from edc_ray.rates import duration
 from edc_ray.specs import read_folder
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 
 LAST = 5  # errors, and the trials whose pace counts
 SHOWN = 8  # busy units
-
-
-def duration(seconds: float) -> str:
-    """For a person, of two digits."""
-    for unit, size in (("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0)):
-        if seconds < 99.5 * size or unit == "days":
-            return f"{seconds / size:.2g} {unit}"
-    raise AssertionError("unreachable")
 
 
 # --- from the folder ----------------------------------------------------------------------------------------

@@ -35,9 +35,10 @@ def run(capsys: pytest.CaptureFixture[str], command: str, target: str, *changes:
 
 OPTIONS = {
     "condense": {"--help", "--set", "--ray"},
-    "plan": {"--help", "--set"},
+    "plan": {"--help", "--set", "--cluster"},
     "sweep": {"--help", "--set"},
     "report": {"--help"},
+    "doctor": {"--help", "--set"},
     "status": {"--help", "--address"},
 }
 
@@ -76,19 +77,24 @@ def test_help_says_where_the_presets_are(capsys: pytest.CaptureFixture[str]) -> 
 # --- plan ---------------------------------------------------------------------------------------------------
 
 
+def rows_of(lines: list[str]) -> list[str]:
+    """Of the table of a plan, which the estimate follows."""
+    end = next(i for i, line in enumerate(lines) if line.startswith("estimate"))
+    return lines[lines.index(HEADER) + 1 : end]
+
+
+HEADER = f"{'artifact':<24} {'units':>6} {'to do':>6}"
+
+
 def test_plan_of_the_quickstart_from_the_package(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "plan", "sweeps/quickstart.yaml")
-    first, expected, header, *rows = out.splitlines()
+    first, expected, header, *_ = out.splitlines()
+    rows = rows_of(out.splitlines())
     assert expected == (
         "expected made + hits: ingest 1 + 15, squeeze 1 + 15, statistics 1 + 15, init 1 + 15, "
         "recover 16 + 0, relabel 16 + 0, evaluate 16 + 0"
     )
-    assert first == "sweep quickstart: 16 trials over 8 knobs" and header.split() == [
-        "artifact",
-        "units",
-        "to",
-        "do",
-    ]
+    assert first == "sweep quickstart: 16 trials over 8 knobs" and header == HEADER
     assert [row.split("-")[0] for row in rows] == list(pipeline.STAGES)
     shared = [row for row in rows if "per trial" not in row]
     assert [row.split("-")[0] for row in shared] == ["ingest", "squeeze", "statistics", "init"]
@@ -97,7 +103,8 @@ def test_plan_of_the_quickstart_from_the_package(folder: Path, capsys: pytest.Ca
 
 def test_plan_of_a_sweep_whose_trials_share_their_images(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "plan", "sweeps/quickstart.yaml", "search.inner=5")
-    first, expected, _, *rows = out.splitlines()
+    first, expected, *_ = out.splitlines()
+    rows = rows_of(out.splitlines())
     assert first == "sweep quickstart: 16 trials over 8 knobs, 5 for each of 4 syntheses"
     assert "init 1 + 15, recover 4 + 12, relabel 16 + 0" in expected
     notes = {row.split("-")[0]: row.rpartition("  ")[2] for row in rows}
@@ -174,8 +181,10 @@ def test_condense_end_to_end_and_again(folder: Path, capsys: pytest.CaptureFixtu
     assert arms_of(second) == rows
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
-    planned = run(capsys, "plan", "digits/ipc1", *TINY).splitlines()[1:]
+    plan = run(capsys, "plan", "digits/ipc1", *TINY).splitlines()
+    planned = rows_of(plan)
     assert all("0  hit" in row for row in planned if not row.startswith("relabel"))
+    assert plan[-1] == "estimate: nothing to do"
     # One epoch on 140 images teaches little, and both the table and the plan say so.
     (squeezed,) = (row for row in planned if row.startswith("squeeze"))
     for said in (first, second, squeezed):

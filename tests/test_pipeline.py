@@ -25,6 +25,7 @@ from edc_ray.artifacts import Damaged, Receipt, Store
 from edc_ray.config import ConfigError, Experiment, NotThere, Relabel, Runtime, override, paths
 from edc_ray.core import data, init, models, relabel
 from edc_ray.pipeline import (
+    COSTS,
     STAGES,
     Progress,
     Task,
@@ -480,7 +481,7 @@ def test_every_stage_is_committed_with_all_that_made_it(finished: Store) -> None
         assert (made["stage"], made["key"], made["version"]) == (task.stage, task.key, row.version)
         assert made["inputs"] == dict(task.inputs) and set(made["reads"]) == set(row.reads(tiny()))
         assert {"at", "python", "torch", "numpy"} <= set(made["made"])
-        assert all({"host", "device"} <= set(entry["meta"]) for entry in made["units"].values())
+        assert all({"host", "device", *COSTS} <= set(entry["meta"]) for entry in made["units"].values())
         assert config.load(Runtime, made["runtime"]) == INLINE
         assert not list((Path(finished.root) / str(task)).glob("checkpoints/*"))
 
@@ -735,8 +736,8 @@ def test_interrupted_at_every_step_equals_uninterrupted(
     same_bits(tensors(other, task, unit), tensors(done, task, unit))
     want = done.artifact(stage, task.key).read(unit)[1]
     got = other.artifact(stage, task.key).read(unit)[1]
-    assert {k: v for k, v in got.items() if "seconds" not in k} == {
-        k: v for k, v in want.items() if "seconds" not in k
+    assert {k: v for k, v in got.items() if k not in COSTS} == {
+        k: v for k, v in want.items() if k not in COSTS
     }
     assert not list((Path(other.root) / str(task) / "checkpoints").iterdir())
 

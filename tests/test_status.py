@@ -20,13 +20,6 @@ from tests import tiny
 GOOD, BAD, NEXT = 3e-3, 1e30, 5e-3  # learning rates of three trials
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0 s"), (99, "99 s"), (100, "1.7 min"), (7200, "2 h"), (1e6, "12 days")]
-)
-def test_duration(seconds: float, told: str) -> None:
-    assert status.duration(seconds) == told
-
-
 # --- a folder -----------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ def _content(artifact: Artifact, unit: str) -> Any:
     if artifact.stage == "relabel":
         return artifact.read_table(unit)[0].to_pydict()
     tensors, meta = artifact.read(unit)
-    return tensors, {name: value for name, value in meta.items() if "seconds" not in name}
+    return tensors, {name: value for name, value in meta.items() if name not in pipeline.COSTS}
 
 
 def assert_same(got: Bits, want: Bits) -> None:

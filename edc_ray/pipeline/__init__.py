@@ -24,11 +24,11 @@ from edc_ray.pipeline.graph import (
 from edc_ray.pipeline.local import Mapper, Tell, ensure, in_process
 from edc_ray.pipeline.observe import at_chance
 from edc_ray.pipeline.stages import STAGES
-from edc_ray.pipeline.types import Output, Progress, Report, Stage, Step, Task, Tensors, unit_of
+from edc_ray.pipeline.types import COSTS, Output, Progress, Report, Stage, Step, Task, Tensors, unit_of
 from edc_ray.pipeline.worker import Worker, log_attempt
 
 __all__ = [
-    "CONFIRM_SEED",
+    "CONFIRM_SEED", "COSTS",
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
     "ensure", "facts", "finish", "in_process", "is_hit", "key", "log_attempt", "manifest", "missing",

@@ -1,8 +1,11 @@
-"""What to say where the memory of the GPU runs out: which field to lower."""
+"""How much memory units take, and what to say where that of the GPU runs out: which field to lower."""
 
 import dataclasses
 import re
+import resource
 from operator import attrgetter
+
+import torch
 
 from edc_ray.config import Runtime, active
 from edc_ray.pipeline.types import Task
@@ -17,6 +20,19 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "relabel": ("runtime.forward_images", "relabel.page_images", "relabel.batch_size"),
     "evaluate": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
 }  # fmt: skip
+
+
+def forget_peak(device: torch.device) -> None:
+    """`peak_bytes` of a GPU begins anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that tensors of this process have had on the GPU; without one, the process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in kB
 
 
 class OutOfMemory(RuntimeError):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, torch.Tensor]
 Report = tuple[int, float]  # (per mille of the student's training, accuracy)
+COSTS = ("seconds", "core_seconds", "memory_bytes")  # facts of a unit that differ from run to run
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from edc_ray.artifacts import Artifact, Attempt, Damaged, Receipt, Store, UnitFi
 from edc_ray.config import Runtime
 from edc_ray.core import data, heap, models, storage
 from edc_ray.pipeline import graph
-from edc_ray.pipeline.memory import out_of_memory
+from edc_ray.pipeline.memory import forget_peak, out_of_memory, peak_bytes
 from edc_ray.pipeline.stages import STAGES
 from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors, unit_of
 
@@ -201,6 +201,7 @@ class Worker:
         self.store, self.runtime = store, runtime
         device = pick_device(runtime)
         self._inputs = Inputs(store, runtime, device)
+        self._device = device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._place = {"host": platform.node(), "device": name}
 
@@ -253,10 +254,11 @@ class Worker:
         job = Job(task, unit, self._inputs, saved, reports, until)
         function = stage.finish if unit == "all" and stage.finish else stage.run
         watch = _Stopwatch(meta.get("seconds", 0.0), meta.get("core_seconds", 0.0))
+        forget_peak(self._device)
         step, told = Step(0, 1, reports=reports), reports
         for item in function(job):
             if isinstance(item, Output):
-                facts = item.meta | watch.read() | self._place
+                facts = item.meta | watch.read() | {"memory_bytes": peak_bytes(self._device)} | self._place
                 write = functools.partial(artifact.write, unit, item.tensors)
                 if item.table is not None:
                     write = functools.partial(artifact.write_table, unit, item.table)

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from edc_ray import space
 from edc_ray.artifacts import Artifact, Store
+from edc_ray.pipeline import COSTS
 from tests.chaos.watch import UNIT, Unit, Watch
 
 TRIALS = 4
@@ -43,7 +44,7 @@ def _content(artifact: Artifact, unit: str) -> str:
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-    kept = {name: value for name, value in meta.items() if "seconds" not in name and name != "host"}
+    kept = {name: value for name, value in meta.items() if name not in (*COSTS, "host")}
     digest.update(json.dumps(kept, sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -209,6 +209,21 @@ def _from_timm(name: str, size_px: int) -> dict[str, Tensor]:
         raise _not_there("timm", url, constants.HF_HUB_CACHE, f"{how} named in {PATH}", error) from error
 
 
+def cached(name: str) -> tuple[str, bool]:
+    """Where the downloaded weights of a library's network lie, and whether they are there."""
+    library, _, inner = name.partition("/")
+    if library == "torchvision":
+        chosen = _torchvision_weights(inner)
+        file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
+        return file, os.path.isfile(file)
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(inner)
+    found = try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors") if cfg and cfg.hf_hub_id else None
+    return constants.HF_HUB_CACHE, isinstance(found, str)
+
+
 _DOWNLOADS: dict[str, Callable[[str, int], dict[str, Tensor]]] = {
     "torchvision": _from_torchvision,
     "timm": _from_timm,
