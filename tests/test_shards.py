@@ -13,7 +13,7 @@ from edc_ray.core import data
 from edc_ray.core.data import pixels
 from edc_ray.pipeline import Task, ensure, graph, in_process, tasks, units
 from edc_ray.pipeline.types import Tensors
-from edc_ray.pipeline.worker import Inputs
+from edc_ray.pipeline.worker import Inputs, Worker
 
 SIDE, SHARD = 8, 30  # px, images
 CHANGES = {
@@ -97,6 +97,23 @@ def test_a_pass_decodes_each_image_once_and_few_images_only_themselves(
     run(tmp_path, upto="statistics")
     trained, judged, measured = 70, 30, 70
     assert len(seen) == trained + judged + measured
+
+
+def test_statistics_hold_the_images_of_one_forward(
+    sharded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a shard of them has."""
+    store, exp, _ = run(tmp_path, upto="squeeze", **{"statistics.shard_images": 64})
+    read, original = list[int](), pixels.Pixels.__getitem__
+
+    def counted(self: pixels.Pixels, ids: Tensor) -> Tensor:
+        read.append(len(ids))
+        return original(self, ids)
+
+    monkeypatch.setattr(pixels.Pixels, "__getitem__", counted)
+    task, how = tasks(exp, "statistics")[-1], Runtime(device="cpu", forward_images=40)
+    list(Worker(store, how).run(task, "shard-00000"))
+    assert read == [10] * 6 + [4]
 
 
 def _spied(seen: list[str]) -> object:

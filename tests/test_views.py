@@ -17,6 +17,7 @@ from edc_ray.core.views import (
     MIXES,
     View,
     augment,
+    augmentation,
     concat,
     cutmix,
     random_boxes,
@@ -331,6 +332,14 @@ def test_augment_with_crop_min_is_a_resized_crop_which_replaces_the_shift(rng: t
         flips += int(mirrored < straight)
     assert n / 4 < flips < 3 * n / 4 and len(boxes.unique(dim=0)) > n / 2
     assert boxes[:, 2:].prod(1).min() >= 0.8 * least * size**2  # sides are rounded
+
+
+@pytest.mark.parametrize("cfg", [Augment(pad_px=2), Augment(crop_min=0.1)])
+def test_images_augmented_in_parts_are_those_augmented_together(cfg: Augment, images: Tensor) -> None:
+    together = augment(images, cfg, generator("augment"))
+    box, flip = augmentation(IMAGES, SIZE, cfg, generator("augment"))
+    parts = zip(images.split(3), box.split(3), flip.split(3), strict=True)
+    assert torch.equal(torch.cat([resample(*part) for part in parts]), together)
 
 
 def test_augment_can_do_nothing(images: Tensor, rng: torch.Generator) -> None:

@@ -106,14 +106,17 @@ def root_of(cfg: Dataset, expected: str) -> Path:
 
 def hash_files(root: Path, names: Iterable[str]) -> str:
     """Of the content of files under `root` and of their names; see `data.fingerprint`."""
-    stats = {name: os.stat(root / name) for name in names}
-    by_content = sum(stat.st_size for stat in stats.values()) < HASH_BYTES
+    found = []  # not the whole results of stat: there may be a million
+    for name in sorted(names):
+        stat = os.stat(root / name)
+        found.append((name, stat.st_size, stat.st_mtime_ns))
+    by_content = sum(size for _, size, _ in found) < HASH_BYTES
     digest = hashlib.sha256()
-    for name, stat in sorted(stats.items()):
-        digest.update(f"{name}\0{stat.st_size}\0".encode())
+    for name, size, changed in found:
+        digest.update(f"{name}\0{size}\0".encode())
         if by_content:
             with (root / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         else:
-            digest.update(f"{stat.st_mtime_ns}\0".encode())
+            digest.update(f"{changed}\0".encode())
     return digest.hexdigest()
