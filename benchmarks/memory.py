@@ -8,10 +8,11 @@
 Each number is from a process of its own. Synthesis, by the cases of benchmarks/synthesis.py with the flatness
 of their preset: what is added while an iteration runs, and another one, resident or, on a GPU, allocated;
 network, images and targets are there before. The goal is for ResNet-18, which takes most of the eight CIFAR
-observers; MobileNetV2, with the most layers, is told. Data: a folder of 2,000, 6,000 and 12,000 files of 64 px
-through the real stages, kept in shards as ImageNet is, though of 8 MiB and not 128; all images are one shard
-of the statistics. A least squares line gives the slope. The goal is a quarter of the pixels of one image; what
-is kept of it, such as its name, does not depend on its side, and at 224 px its pixels would be 150,528 bytes.
+observers; MobileNetV2, with the most layers, is told. Data: a folder of 2,000, 6,000 and 12,000 files of 64
+px through the real stages, kept in shards as ImageNet is, though of 8 MiB and not 128; all images are one
+shard of the statistics. A least squares line gives the slope. The goal is a quarter of the pixels of one
+image; what is kept of it, such as its name, does not depend on its side, and at 224 px its pixels would be
+150,528 bytes.
 """
 
 import ctypes
