@@ -28,12 +28,19 @@ ENVIRONMENT = {
 }
 
 
-@contextmanager
-def cluster(runtime: Runtime) -> Iterator[None]:
-    """The cluster that the environment names (a submitted job), else a small Ray that ends with the block."""
+def _prepared() -> Any:
+    """Ray, which reads its environment when it is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
+
+    return ray
+
+
+@contextmanager
+def cluster(runtime: Runtime) -> Iterator[None]:
+    """The cluster that the environment names (a submitted job), else a small Ray that ends with the block."""
+    ray = _prepared()
 
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
@@ -51,10 +58,7 @@ def cluster(runtime: Runtime) -> Iterator[None]:
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """A look at a cluster that is there. Raises ConfigError where none answers."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
+    ray = _prepared()
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself asks again for minutes

@@ -23,10 +23,7 @@ def free_bytes(store: Store) -> int | None:
     """On the disk where a local store lies, or will; None of an object store."""
     if not store.local:
         return None
-    place = store.root
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    room = os.statvfs(place)
+    room = os.statvfs(store.standing)
     return room.f_bavail * room.f_frsize
 
 

@@ -80,11 +80,17 @@ class Store:
                 os.makedirs(self._at(name), exist_ok=True)
         return self.path(name)
 
-    def check(self) -> None:
-        """Raises ConfigError for an unusable root. Writes nothing, so a bucket's rights show later."""
+    @property
+    def standing(self) -> str:
+        """Of a local root the part of its path that is there; else the root."""
         place = self.root
         while self.local and not os.path.lexists(place):
             place = os.path.dirname(place)
+        return place
+
+    def check(self) -> None:
+        """Raises ConfigError for an unusable root. Writes nothing, so a bucket's rights show later."""
+        place = self.standing
         if self.local and not (os.path.isdir(place) and os.access(place, os.R_OK | os.W_OK | os.X_OK)):
             raise ConfigError("runtime.store", self.root, f"{place} is not a folder that one may write to")
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from edc_ray import space
-from edc_ray.artifacts import Artifact, Store
+from edc_ray.artifacts import Artifact, Store, every_artifact
 from edc_ray.pipeline import COSTS
 from tests.chaos.watch import UNIT, Unit, Watch
 
@@ -22,16 +22,10 @@ Bits = dict[Unit, str]
 def bits(store: Path) -> Bits:
     """Digest of what each committed unit holds, without how long and where it was made."""
     found: Bits = {}
-    for artifact in artifacts(store):
+    for artifact in every_artifact(Store(str(store))):
         for unit in (artifact.manifest() or {"units": ()})["units"]:
             found[artifact.folder, unit] = _content(artifact, unit)
     return found
-
-
-def artifacts(store: Path) -> list[Artifact]:
-    """Of every folder of the store, committed or not."""
-    names = sorted(path.name for path in store.glob("*-*") if path.is_dir())
-    return [Store(str(store)).artifact(*name.rsplit("-", 1)) for name in names]
 
 
 def _content(artifact: Artifact, unit: str) -> str:
@@ -53,7 +47,7 @@ def seconds(store: Path) -> dict[Unit, float]:
     """Of work in each committed unit."""
     return {
         (artifact.folder, unit): facts["meta"]["seconds"]
-        for artifact in artifacts(store)
+        for artifact in every_artifact(Store(str(store)))
         for unit, facts in (artifact.manifest() or {"units": {}})["units"].items()
     }
 
