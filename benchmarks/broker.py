@@ -1,6 +1,6 @@
 """P7: what the Broker and Ray cost: 2,000 trivial units on two workers, on a Ray of its own.
 
-    python benchmarks/broker.py [--repeats 3] [--json OUT]
+    python benchmarks/broker.py [--repeats 2] [--json OUT]
 
     overhead    of a worker's time, what is not spent in the unit's function, a unit     goal <= 20 ms
 
@@ -47,7 +47,7 @@ def milliseconds(repeat: int, broker: BrokerHandle, store: Store) -> tuple[float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = common.parser(__doc__, repeats=3).parse_args(argv)
+    args = common.parser(__doc__, repeats=2).parse_args(argv)
     common.begin(args)
     runtime = Runtime(device="cpu", workers=WORKERS, idle_seconds=600.0)
     with local_ray.started(runtime) as root:

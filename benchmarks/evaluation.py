@@ -1,6 +1,6 @@
 """P3: steps of a student with inline labels against the bare student and the bare teachers.
 
-    python benchmarks/evaluation.py [--device cuda] [--repeats 3] [--json OUT]
+    python benchmarks/evaluation.py [--device cuda] [--repeats 2] [--json OUT]
 
     cifar10   edc/cifar10/ipc10: ResNet-18, labels of eight observers, batch 25      goal <= 1.15
     small     the same recipe with the networks of the CPU ladder                    told
@@ -151,7 +151,7 @@ def rows(name: str, exp: Experiment, repeats: int, device: torch.device) -> list
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = common.parser(__doc__, repeats=3).parse_args(argv)
+    args = common.parser(__doc__, repeats=2).parse_args(argv)
     device = common.begin(args)
     heap.keep_freed()  # as a worker does
     found = [rows(name, exp, args.repeats, device) for name, exp in experiments(device).items()]

@@ -6,7 +6,7 @@
     evaluation   those of them that change no stage up to recover              goal <= 0.35
 
 Real digits at 16 px, two images a class, two small observers, everything shrunk until a separate run takes
-one or two seconds. Trials are asked for as a sweep does, one after the other. The sweep has one store and one
+about a second. Trials are asked for as a sweep does, one after the other. The sweep has one store and one
 worker; each separate run has its own, follows on its trial and must reach the same accuracy. Both sides count
 whatever the process spends: names, hits and files, the sweep's also its sampler; a separate run would start a
 process besides, which is left out. How much sharing saves depends on what the stages cost, so their shares of
@@ -41,8 +41,8 @@ TRIALS = 16
 GOALS = {"joint": 0.5, "evaluation": 0.35}
 OBSERVERS = ("ingest", "squeeze", "statistics")
 CHANGES = {
-    "dataset.limit": 500, "squeeze.observers": ["convnet_w16_d2", "vgg5_w16"], "squeeze.epochs": 4,
-    "recover.iterations": 30, "evaluate.student": "convnet_w16_d2", "evaluate.epochs": 20,
+    "dataset.limit": 300, "squeeze.observers": ["convnet_w16_d2", "vgg5_w16"], "squeeze.epochs": 3,
+    "recover.iterations": 20, "evaluate.student": "convnet_w16_d2", "evaluate.epochs": 14,
     "evaluate.reports": 2,
 }  # fmt: skip
 Facts = dict[str, Any]
@@ -53,7 +53,7 @@ def sweeps(trials: int) -> tuple[Experiment, dict[str, Sweep]]:
     _, base = specs.load_file(str(ROOT / "sweeps/quickstart.yaml"))
     base = config.override(base, CHANGES)
     whole, _ = specs.load_file(str(ROOT / "sweeps/design_space.yaml"))
-    joint = whole.search | {"recover.iterations": Knob(choices=(15, 30, 60))}
+    joint = whole.search | {"recover.iterations": Knob(choices=(10, 20, 40))}
     later = {path: knob for path, knob in joint.items() if path not in reuse.outer(joint, base)}
     common: Facts = {"sampler": whole.sampler, "budget": Budget(trials=trials), "concurrent": 1}
     found = {"joint": Sweep(search=joint, inner=4, **common), "evaluation": Sweep(search=later, **common)}

@@ -54,7 +54,7 @@ class Size:
 def sizes(device: torch.device) -> dict[str, Size]:
     if device.type == "cuda":
         return {"rate": Size(LARGE, 224, 500, 60), "memory": Size(SMALL, 16, 50, 200)}
-    return {"rate": Size(LARGE, 224, 25, 12), "memory": Size(SMALL, 16, 50, 200)}
+    return {"rate": Size(LARGE, 224, 25, 9), "memory": Size(SMALL, 16, 50, 200)}
 
 
 # --- what is there before the labels ------------------------------------------------------------------------

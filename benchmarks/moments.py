@@ -1,6 +1,6 @@
 """P2: the statistics pass over the real images against the bare forward, and against the plain pass.
 
-    python benchmarks/moments.py [--device cuda] [--repeats 3] [--json OUT]
+    python benchmarks/moments.py [--device cuda] [--repeats 2] [--json OUT]
 
     bare     forward of the eight CIFAR observers
     ours     the statistics stage's functions                                    goal <= 1.3 times bare
@@ -84,7 +84,7 @@ def close(found: Tensor, theirs: Tensor) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = common.parser(__doc__, 3).parse_args(argv)
+    args = common.parser(__doc__, 2).parse_args(argv)
     device, times = common.begin(args), dict[str, Any]()
     heap.keep_freed()  # as a worker does
     levels, labels = random_images(IMAGES, 2), torch.arange(IMAGES) * 7 % CLASSES

@@ -1,11 +1,11 @@
 """P6: two worker processes of one thread against one of one thread, synthesis of 8 groups.
 
-    python benchmarks/processes.py [--repeats 3] [--json OUT]
+    python benchmarks/processes.py [--repeats 2] [--json OUT]
 
     speed-up    wall's seconds of the stage recover with one worker over those with two      goal >= 1.7
 
 The real stage through the real Broker and its workers, on a Ray of its own: eight groups of 100 images of
-32x32, about one second each, their fold and the commit. Observers, statistics and initial images are there,
+32x32, about 0.9 seconds each, their fold and the commit. Observers, statistics and initial images are there,
 workers are warm. Beside it, what bounds it: how much longer a group takes while another one runs, which is
 what two processes at once cost on this machine, whoever starts them; and the share of the two workers' time
 that the groups fill. On processors only.
@@ -30,7 +30,7 @@ GROUPS, GOAL = 8, 1.7
 CHANGES = {
     "dataset.limit": 500, "dataset.size_px": 32, "squeeze.epochs": 1,
     "squeeze.observers": ["convnet_w32", "resnet10_w16"], "init.kind": "noise", "init.ipc": 80,
-    "recover.group_images": 100, "recover.iterations": 12,
+    "recover.group_images": 100, "recover.iterations": 8,
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def repeats(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = common.parser(__doc__, repeats=3).parse_args(argv)
+    args = common.parser(__doc__, repeats=2).parse_args(argv)
     common.begin(args)
     if args.device != "cpu":
         print("two processes share a GPU: run this with --device cpu")

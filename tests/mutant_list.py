@@ -64,13 +64,18 @@ MUTANTS: list[Mutant] = [
     # --- statistics and matching ---
     Mutant(
         "mean and variance of the patches are exchanged", CORE + "stats.py",
-        "_spread(mean, patch)[:, None, None], exact))",
-        "_spread(mean, patch)[:, None, None], exact)[::-1])",
+        "_spread(mean, patch)[:, None, None]))",
+        "_spread(mean, patch)[:, None, None])[::-1])",
         "tests/test_stats.py",
     ),
     Mutant(
         "pooled class variance leaves out what lies between images", CORE + "stats.py",
         "(var + square - mean.square()).clamp_min(0)", "var",
+        "tests/test_stats.py",
+    ),
+    Mutant(
+        "the moments of each image change the images", CORE + "stats.py",
+        "part.to(torch.float64, copy=True)", "part.double()",
         "tests/test_stats.py",
     ),
     Mutant(

@@ -102,39 +102,26 @@ def _by_kernel(z: Float[Tensor, "g m c h w"], patch: int | None, channels: bool)
     return [(mean.flatten(1), var.flatten(1)) for var, mean in variances]
 
 
-def _by_axis(
-    z: Float[Tensor, "g m c h w"], patch: int | None, channels: bool, exact: bool = False
-) -> list[Pair]:
-    """As `_by_kernel`; exact: in float64, with the mean's own rounding corrected."""
+def _by_axis(z: Float[Tensor, "g m c h w"], patch: int | None, channels: bool) -> list[Pair]:
+    """As `_by_kernel`."""
     pairs = list[Pair]()
     if channels:
-        pairs.append(_by_distance(z, _channel_sums, lambda mean: mean[:, None, :, None, None], exact))
+        pairs.append(_by_distance(z, _channel_sums, lambda mean: mean[:, None, :, None, None]))
     if patch is not None:
         sums = partial(_cell_sums, patch=patch)
-        pairs.append(_by_distance(z, sums, lambda mean: _spread(mean, patch)[:, None, None], exact))
+        pairs.append(_by_distance(z, sums, lambda mean: _spread(mean, patch)[:, None, None]))
     return [(mean.flatten(1), var.flatten(1)) for mean, var in pairs]
 
 
 def _by_distance(
-    z: Float[Tensor, "g m c h w"],
-    sums: Callable[[Tensor], Tensor],
-    centre: Callable[[Tensor], Tensor],
-    exact: bool,
+    z: Float[Tensor, "g m c h w"], sums: Callable[[Tensor], Tensor], centre: Callable[[Tensor], Tensor]
 ) -> Pair:
     """The mean, then the mean squared distance to it. centre: the mean, shaped to be taken from z."""
     first = sums(z)
     values = z.numel() // first.numel()
-    first = first / values
-    apart, square = list[Tensor](), list[Tensor]()
-    for part in _distances(z, centre(first)):
-        if exact:
-            apart.append(sums(part))
-        square.append(sums(part.square_()))
-    var = _joined(square, len(z)) / values
-    if not exact:
-        return first, var
-    off = _joined(apart, len(z)).double() / values
-    return first.double() + off, (var.double() - off.square()).clamp_min(0)
+    mean = first / values
+    square = [sums(part.square_()) for part in _distances(z, centre(mean))]
+    return mean, _joined(square, len(z)) / values
 
 
 def _distances(z: Float[Tensor, "g m c h w"], centre: Tensor) -> Iterator[Tensor]:
@@ -214,6 +201,31 @@ def merged(
     return total.to(mean.dtype), (share @ spread).to(var.dtype)
 
 
+def _image_moments(z: Float[Tensor, "n c h w"], patch: int | None) -> dict[str, Pair]:
+    """Of each image alone: of its channels and, with `patch`, of its cells.
+
+    From sums of values and of squares, one pass over what is in the cache: in float64 as good as distances.
+    """
+    rows: tuple[list[Tensor], list[Tensor]] = [], []  # sums of the values, then of their squares
+    pixels: tuple[list[Tensor], list[Tensor]] = [], []
+    together = 1 << 26 if z.is_cuda else 2 * CACHED
+    for part in z.split(max(1, together // max(1, z[0].numel()))):
+        values = part.to(torch.float64, copy=True)
+        larger = values if patch is None else enlarged(values, patch)
+        for power in range(2):
+            if power:
+                values.square_()
+                larger = values if larger.shape == values.shape else larger.square_()
+            rows[power].append(values.sum((2, 3)))
+            if patch is not None:
+                pixels[power].append(larger.sum(1))
+    found = {"channel": [torch.cat(parts) / z[0, 0].numel() for parts in rows]}
+    if patch is not None:
+        cells = (torch.cat(parts).unflatten(2, (-1, patch)).unflatten(1, (-1, patch)) for parts in pixels)
+        found["patch"] = [cell.sum((2, 4)).flatten(1) / (z.shape[1] * patch**2) for cell in cells]
+    return {kind: (mean, (square - mean.square()).clamp_min(0)) for kind, (mean, square) in found.items()}
+
+
 def class_moments(
     z: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
@@ -227,10 +239,7 @@ def class_moments(
     images; the last may be smaller.
     """
     sums: dict[str, Tensor] = {"count": torch.bincount(labels, minlength=classes).double()}
-    each = {"channel": _by_axis(z[:, None], None, True, exact=True)[0]}
-    if patch is not None:
-        (each["patch"],) = _by_axis(enlarged(z, patch)[:, None], patch, False, exact=True)
-    for kind, (mean, var) in each.items():
+    for kind, (mean, var) in _image_moments(z, patch).items():
         rows = torch.stack([mean, mean.square(), var], 1)
         empty = torch.zeros(classes, *rows.shape[1:], dtype=torch.float64, device=z.device)
         sums[kind] = empty.index_add_(0, labels, rows)

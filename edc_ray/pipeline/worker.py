@@ -150,6 +150,9 @@ class Inputs:
 
     def start_images(self, task: Task) -> tuple[Tensor, Tensor]:
         """(normalised condensed images, labels), as stored, on the device."""
+        return self._keep(lambda: self._start_images(task), "start", dict(task.inputs)["recover"])
+
+    def _start_images(self, task: Task) -> tuple[Tensor, Tensor]:
         real, tensors = self.real(task), self.all("recover", task)
         images = storage.normalized(tensors["images"], real.mean, real.std)
         return images.to(self.device), tensors["labels"].to(self.device)

@@ -78,6 +78,7 @@ def group_losses(
 ) -> tuple[Float[Tensor, " g"], Float[Tensor, "rows d"]]:
     """Each group's loss under observer k, and its running statistics after this visit."""
     cfg, goal, groups = problem.cfg, problem.targets[k], len(problem.groups)
+    anchor = _anchor(problem, k, averaged, crop)  # first: after this the memory is full of the images' graph
     logits, now = measured(problem, k, views.resample(images, *crop), by_run=True)
     entropy = functional.cross_entropy(logits, problem.labels.flatten(), reduction="none")
     losses = entropy.unflatten(0, (groups, -1)).mean(1)
@@ -85,26 +86,21 @@ def group_losses(
         running, value = matching.straight_through(running, now, cfg.matching, visits)
         keep = kept_layers(problem, k, iteration)
         losses = losses + cfg.matching.weight * matching.loss(value, goal, cfg.matching, keep)
-    if cfg.flatness.kind in AVERAGED:
-        losses = losses + cfg.flatness.weight * _flatness(problem, k, logits, now, averaged, crop)
+    if anchor is not None and cfg.flatness.kind == "logits":
+        losses = losses + cfg.flatness.weight * logit_flatness(logits, anchor, cfg.flatness, groups)
+    elif anchor is not None and now is not None:
+        apart = matching.distance(now[:groups], anchor, goal, cfg.matching)
+        losses = losses + cfg.flatness.weight * apart
     return losses, running
 
 
-def _flatness(
-    problem: Problem, k: int, logits: Tensor, now: Tensor | None, averaged: Tensor, crop: Crop
-) -> Float[Tensor, " g"] | float:
-    """How far the images are from the averaged ones, in logits (L'_FR) or in all statistics (L_FR)."""
-    cfg, groups = problem.cfg, len(problem.groups)
-    if cfg.flatness.kind == "logits":
-        with torch.no_grad():
-            anchor = problem.observers[k](views.resample(averaged, *crop))
-        return logit_flatness(logits, anchor, cfg.flatness, groups)
-    if now is None:
-        return 0.0
-    with torch.no_grad():
-        _, then = measured(problem, k, views.resample(averaged, *crop), by_run=False)
-    assert then is not None
-    return matching.distance(now[:groups], then, problem.targets[k], cfg.matching)
+@torch.no_grad()
+def _anchor(problem: Problem, k: int, averaged: Tensor, crop: Crop) -> Tensor | None:
+    """What the images are compared with: logits (L'_FR) or all statistics (L_FR) of the averaged images."""
+    kind = problem.cfg.flatness.kind
+    if kind == "logits":
+        return problem.observers[k](views.resample(averaged, *crop))
+    return measured(problem, k, views.resample(averaged, *crop), by_run=False)[1] if kind in AVERAGED else None
 
 
 def logit_flatness(
