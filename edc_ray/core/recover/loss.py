@@ -98,9 +98,10 @@ def group_losses(
 def _anchor(problem: Problem, k: int, averaged: Tensor, crop: Crop) -> Tensor | None:
     """What the images are compared with: logits (L'_FR) or all statistics (L_FR) of the averaged images."""
     kind = problem.cfg.flatness.kind
-    if kind == "logits":
-        return problem.observers[k](views.resample(averaged, *crop))
-    return measured(problem, k, views.resample(averaged, *crop), by_run=False)[1] if kind in AVERAGED else None
+    if kind not in AVERAGED:
+        return None
+    cropped = views.resample(averaged, *crop)
+    return problem.observers[k](cropped) if kind == "logits" else measured(problem, k, cropped, False)[1]
 
 
 def logit_flatness(
