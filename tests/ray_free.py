@@ -3,15 +3,17 @@
 The tests of the method run where Ray and Optuna cannot be imported, those of core also without pydantic
 (conftest.py refuses what EDC_REFUSE names): that is how the method runs on a bare GPU machine.
 
-A group is one process, as each start costs seconds; the groups run side by side.
+A group is one process; they run side by side, as forks of one that has imported what takes seconds.
 """
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -22,6 +24,7 @@ REFUSED = {  # what cannot be imported -> the modules that are tested so
     ],
     "ray optuna": ["alone", "artifacts", "config", "golden", "pipeline"],
 }  # fmt: skip
+WARM = ("torchvision", "scipy.stats", "pytest")  # what starts threads (pyarrow) is left to the forks
 MEMORY = Path("/dev/shm")  # the tests sync thousands of small files, 100 MB in all
 
 
@@ -30,29 +33,41 @@ def main(options: list[str]) -> int:
     groups = {refused: [f"test_{name}.py" for name in names] for refused, names in REFUSED.items()}
     named = {file for files in groups.values() for file in files}
     rest = sorted(path.name for path in HERE.glob("test_*.py") if path.name not in named)
-    work = [("", rest), *groups.items()]  # the longest first
+    os.environ |= {"OMP_NUM_THREADS": "1"}  # a process of many threads is no good parent
+    for name in WARM:
+        import_module(name)
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
-    with (
-        tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        runs = [pool.submit(_run, *group, folder, options) for group in work]
-        return sum(run.result() for run in runs)
+    with tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder:
+        return _side_by_side([("", rest), *groups.items()], Path(folder), options)  # the longest first
 
 
-def _run(refused: str, files: list[str], folder: str, options: list[str]) -> int:
-    """One group in a process; prints at its end, so that groups do not mix."""
-    name = "-".join(["without", *refused.split()]) if refused else "whole"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not ray and not slow and not gpu", *options]
-    command += [str(HERE / file) for file in files]
-    # With --cov each process has a file of its own, which the next one that appends to .coverage takes in.
-    cov = str(Path(f".coverage.{name}").absolute())
-    more = {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": folder, "COVERAGE_FILE": cov}
-    done = subprocess.run(
-        command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    print(f"{name}: {len(files)} files\n{done.stdout}", end="", flush=True)
-    return done.returncode
+def _side_by_side(todo: list[tuple[str, list[str]]], folder: Path, options: list[str]) -> int:
+    running, failed = list[tuple[str, BaseProcess]](), 0
+    while todo or running:
+        while todo and len(running) < (os.cpu_count() or 1):
+            refused, files = todo.pop(0)
+            name = "-".join(["without", *refused.split()]) if refused else "whole"
+            fork = get_context("fork").Process(target=_run, args=(name, refused, files, folder, options))
+            fork.start()
+            running.append((name, fork))
+        wait([process.sentinel for _, process in running])
+        for name, process in [one for one in running if one[1].exitcode is not None]:
+            running.remove((name, process))
+            print(f"{name}:\n{(folder / name).read_text()}", end="", flush=True)
+            failed += abs(process.exitcode or 0)
+    return failed
+
+
+def _run(name: str, refused: str, files: list[str], folder: Path, options: list[str]) -> None:
+    """In the fork: one group, whose output goes to a file, so that groups do not mix."""
+    log = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    cov = str(Path(f".coverage.{name}").absolute())  # the next --cov-append takes them in
+    os.environ |= {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": str(folder), "COVERAGE_FILE": cov}
+    marks = "not ray and not slow and not gpu"
+    code = import_module("pytest").main(["-q", "-m", marks, *options, *(str(HERE / file) for file in files)])
+    sys.exit(int(code))
 
 
 if __name__ == "__main__":
