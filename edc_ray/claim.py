@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import scipy  # loads scipy.stats, which takes a second, when it is asked for
 from optuna.trial import FrozenTrial
-from scipy import stats
 
 from edc_ray import pipeline, space
 from edc_ray.artifacts import Damaged, Store
@@ -42,7 +42,7 @@ def interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, math.inf, n)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return Interval(mean, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), n)
+    return Interval(mean, float(scipy.stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), n)
 
 
 def standard_error(accuracy: float, images: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from scipy import stats
+import scipy  # loads scipy.stats, which takes a second, when it is asked for
 
 from edc_ray import config, pipeline
 from edc_ray.artifacts import Store, pack_table
@@ -165,7 +165,7 @@ def detectable(differences: Sequence[float]) -> float:
     """
     n = len(differences)
     half = interval(differences).half
-    return half * (1 + float(stats.t.ppf(POWER, n - 1)) / float(stats.t.ppf(0.975, n - 1)))
+    return half * (1 + float(scipy.stats.t.ppf(POWER, n - 1)) / float(scipy.stats.t.ppf(0.975, n - 1)))
 
 
 def table(facts: Mapping[str, Any], ladder: Ladder) -> list[str]:

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, get_args
 
 import optuna
+import scipy  # loads scipy.stats, which takes a second, when it is asked for
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
@@ -370,13 +371,11 @@ def brief(value: Any) -> str:
 
 def rung_correlation(trials: Sequence[FrozenTrial]) -> dict[int, tuple[float, int]]:
     """progress -> (Spearman correlation of the accuracy there with the final one, number of trials)."""
-    from scipy.stats import spearmanr
-
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     found: dict[int, tuple[float, int]] = {}
     for at in sorted({step for t in complete for step in t.intermediate_values if step < END}):
         pairs = [(t.intermediate_values[at], t.value) for t in complete if at in t.intermediate_values]
         varied = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
         if len(pairs) >= 4 and varied:
-            found[at] = (float(spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
+            found[at] = (float(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
     return found

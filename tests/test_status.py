@@ -173,7 +173,8 @@ def test_a_cluster_is_asked(store: Store, tmp_path: Path) -> None:
     assert best == "best so far 25.00 % on val; hits: 0, built: 0, units queued again: 0"
 
 
-def test_no_cluster_answers(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.ray
+def test_no_cluster_answers() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "edc_ray.cli", "status", "--address", "127.0.0.1:1"],
         capture_output=True, text=True, timeout=120,
