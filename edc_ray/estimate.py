@@ -62,7 +62,7 @@ def _swept(settings: Sweep, experiment: Experiment, store: Store) -> list[Item]:
 
     folder = folder_of(store, f"sweeps/{settings.name}")
     trials, best, runtime = 0, experiment, settings.runtime
-    if store.exists(f"sweeps/{settings.name}/sweep.json"):
+    if space.has_study(folder):
         study = space.read_study(folder)
         trials = len(space.finished(study))
         if ranked := space.ranked(study):

@@ -304,6 +304,14 @@ def storage(folder: Folder) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
 
 
+def has_study(folder: Folder) -> bool:
+    """Not before a sweep's first trial. Optuna makes an empty file before the study."""
+    if isinstance(folder, Remote):
+        return folder.exists()
+    journal = folder / "study.journal"
+    return journal.is_file() and journal.stat().st_size > 0
+
+
 def read_study(folder: Folder) -> optuna.Study:
     """The study as it is; nothing is repaired.
 
@@ -311,7 +319,7 @@ def read_study(folder: Folder) -> optuna.Study:
         ConfigError: there is none.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not (folder.exists() if isinstance(folder, Remote) else (folder / "study.journal").is_file()):
+    if not has_study(folder):
         raise ConfigError("folder", str(folder), "has no study: no trial was ever started")
     return optuna.load_study(storage=storage(folder), study_name=STUDY)
 

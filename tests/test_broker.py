@@ -676,6 +676,30 @@ async def test_a_lost_label_job_goes_on_with_the_pages_that_are_left() -> None:
     assert [len(job) for job in world.label_jobs] == [10, 6, 3]
 
 
+@in_loop
+async def test_a_lost_label_job_counts_for_the_page_that_was_at_work_only() -> None:
+    world = World()
+    world.have(Exp(), "relabel")
+    world.fail = lost_at(*(("relabel-a-0", f"unit-{i}", 0) for i in (1, 3, 5, 7, 7)))
+    async with world.broker(workers=1, labels="stream", unit_retries=2) as broker:
+        await collect(broker, Exp())
+    assert [len(job) for job in world.label_jobs] == [10, 9, 7, 5, 3, 3]
+    assert world.events["unit_retried"] == 5
+
+
+@in_loop
+async def test_a_page_that_always_loses_its_label_job_spares_the_other_trials() -> None:
+    world = World()
+    for name in "ab":
+        world.have(Exp(name), "relabel")
+    world.fail = lost_at(*[("relabel-a-0", "unit-2", 0)] * 100)
+    async with world.broker(workers=2, labels="stream", unit_retries=1) as broker:
+        both = [asyncio.create_task(collect(broker, Exp(name), name)) for name in "ab"]
+        with pytest.raises(UnitFailed, match="unit-2: 2 workers were lost on it"):
+            await both[0]
+        await both[1]
+
+
 @pytest.mark.parametrize("error", [WorkerLost("gone"), ValueError("bad page")])
 @in_loop
 async def test_a_label_job_that_always_fails_ends_the_trial(error: Exception) -> None:

@@ -124,6 +124,17 @@ def test_a_sweep_has_its_trials_and_its_confirmation_to_do(store: Store) -> None
     assert units["squeeze"] == 3 and units["statistics"] == 4  # refitted: nothing held out, so all anew
 
 
+@pytest.mark.parametrize("files", [[], ["study.journal"]])
+def test_a_sweep_that_died_before_its_study_has_all_to_do(tmp_path: Path, files: list[str]) -> None:
+    """It has said that it is there; Optuna makes its file before the study."""
+    settings, base = specs.load_file(tiny.sweep_file(tmp_path))
+    store = Store(settings.runtime.store)
+    before = estimate.todo(settings, base, store)
+    for file in ("sweep.json", *files):
+        store.put(f"sweeps/tiny/{file}", b"")
+    assert estimate.todo(settings, base, store) == before != []
+
+
 # --- lines --------------------------------------------------------------------------------------------------
 
 

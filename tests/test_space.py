@@ -351,6 +351,9 @@ def test_no_study(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no study: no trial"):
         space.read_study(tmp_path)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "study.journal").touch()  # as Optuna does before it makes the study
+    with pytest.raises(ConfigError, match=r"has no study: no trial"):
+        space.read_study(tmp_path)
 
 
 def test_rung_correlation_is_spearmans_over_complete_trials() -> None:

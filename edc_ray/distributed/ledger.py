@@ -315,7 +315,12 @@ class Ledger:
         left = [job for job in jobs if not job.done.done()]
         for job in left:
             if isinstance(outcome, WorkerLost):
-                self._lose(job, outcome)
+                if job is left[0]:  # they are made in this order, so the others have only waited
+                    self._lose(job, outcome)
+                elif left[0].done.done() and job.task.key == left[0].task.key:
+                    self._settle(job, outcome)  # of no use without the one that was given up
+                else:
+                    self._push(job)
             elif (
                 len(left) > 1
             ):  # which page it was is not known: each in a job of its own, the good are spared
