@@ -1106,6 +1106,29 @@ def test_a_page_comes_back_as_it_was(
     )
 
 
+class Listening(Store):
+    """Knows what it was asked for."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.asked: list[str] = []
+
+    def get(self, relpath: str) -> bytes | None:
+        self.asked.append(relpath)
+        return super().get(relpath)
+
+
+def test_a_student_looks_once_for_all_its_pages(done: Store) -> None:
+    """A look reads the manifest and lists the folder, and there may be thousands of pages."""
+    run(tiny(), done, STREAM, upto="relabel")
+    found, store = by_stage(tiny()), Listening(done.root)
+    store.artifact("evaluate", found["evaluate"].key).remove("student")
+    list(Worker(store, STREAM).run(found["evaluate"], "student"))
+    asked = [path for path in store.asked if path.startswith(f"relabel-{found['relabel'].key}/")]
+    assert asked[0].endswith("/manifest.json")
+    assert [path.split("/")[1].split(".")[0] for path in asked[1:]] == UNITS["relabel"]
+
+
 def test_a_damaged_page_is_found_by_its_student(done: Store) -> None:
     found, mapper = by_stage(tiny()), Counting(done, STREAM)
     run(tiny(), done, STREAM, upto="relabel")

@@ -246,8 +246,14 @@ class Artifact:
             yield safetensors.torch.load(data), read_meta(data)
 
     def read_table(self, unit: str) -> tuple[pa.Table, Meta]:
-        data = self._load(self._of(unit, self.units()))
-        return unpack_table(data), read_meta(data)
+        return next(self.read_tables([unit]))
+
+    def read_tables(self, units: Iterable[str]) -> Iterator[tuple[pa.Table, Meta]]:
+        """`read_table` of each, as `read_each`."""
+        files = self.units()
+        for unit in units:
+            data = self._load(self._of(unit, files))
+            yield unpack_table(data), read_meta(data)
 
     def read_rows(self, file: UnitFile, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Rows of a table, in order, without reading the others: checked by the checksums of their pages."""

@@ -88,11 +88,13 @@ def _pages(job: Job, step: int, stop: int) -> Iterator[relabel.Page]:
     """
     cfg = job.experiment.relabel
     steps = relabel.page_steps(cfg)
-    for page in range(step // steps, math.ceil(stop / steps)):
-        if "relabel" not in dict(job.task.inputs):
-            images, (seed,) = job.inputs.start_images(job.task)[0], job.experiment.evaluate.seeds
+    pages = range(step // steps, math.ceil(stop / steps))
+    if "relabel" not in dict(job.task.inputs):
+        images, (seed,) = job.inputs.start_images(job.task)[0], job.experiment.evaluate.seeds
+        for page in pages:
             drawn = relabel.page_views(cfg, len(images), images.shape[-1], seed, page)
             yield relabel.Page(page * steps, drawn, ())
-            continue
-        stored = job.inputs.label_table(job.task, f"page-{page:05d}")
+        return
+    tables = job.inputs.label_tables(job.task, [f"page-{page:05d}" for page in pages])
+    for page, stored in zip(pages, tables, strict=True):
         yield _label(job, page) if stored is None else read_page(stored)

@@ -4,13 +4,14 @@ The in-process mapper, Ray's actors and the label job all run this same code.
 """
 
 import functools
+import itertools
 import logging
 import os
 import platform
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -157,11 +158,12 @@ class Inputs:
         images = storage.normalized(tensors["images"], real.mean, real.std)
         return images.to(self.device), tensors["labels"].to(self.device)
 
-    def label_table(self, task: Task, page: str) -> pa.Table | None:
-        """A stored page of labels; None where they are made inline."""
+    def label_tables(self, task: Task, pages: Sequence[str]) -> Iterator[pa.Table | None]:
+        """Stored pages of labels, in order; None for each where they are made inline."""
         if self.runtime.labels == "inline":
-            return None
-        return self.store.artifact("relabel", dict(task.inputs)["relabel"]).read_table(page)[0]
+            return itertools.repeat(None, len(pages))
+        artifact = self.store.artifact("relabel", dict(task.inputs)["relabel"])
+        return (table for table, _ in artifact.read_tables(pages))
 
 
 def _rows(artifact: Artifact, files: dict[str, UnitFile], name: str, rows: list[int]) -> pa.Table:
