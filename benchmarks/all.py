@@ -18,6 +18,7 @@ NOT_HERE = {
     "common",
     "local_ray",
     "plain",
+    "simulated",
     "cifar10_reproduction",
 }  # the last needs CIFAR-10 and a GPU
 
