@@ -197,6 +197,7 @@ class World:
         self.latency, self.tried, self.spoilt = loop._latency, set[tuple[str, str]](), False
         self.inputs = Inputs(workers, runtime, torch.device("cpu"))
         self.students = dict[str, float]()  # where each was interrupted
+        self.busy = 0.0
         self.crowd = 0  # of a label job that a page spoils
 
     def lost(self, task: Task, unit: str) -> bool:
@@ -272,6 +273,7 @@ class Worker:
             await world.asks(world.read, task, until)
         for i in range(ITEMS):
             await asyncio.sleep(seconds / ITEMS)
+            world.busy += seconds / ITEMS
             if lost:
                 error = WorkerLost("simulated")
                 attempt = Attempt("lost", seconds / ITEMS, "simulated", str(error))
