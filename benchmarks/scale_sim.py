@@ -104,7 +104,7 @@ async def measured(folder: Path, stores: tuple[Counted, Counted], size: Size, pr
                       lease_seconds=2 * silence, unit_retries=2)  # fmt: skip
     every = experiments(folder, size)
     units, world = count(every, runtime), World(loop, *stores, runtime)
-    world.crowd = size.trials * size.pages // 16
+    world.crowd = size.trials * size.pages // 32
     broker = Broker(
         graph=pipeline, store=stores[0], runtime=runtime, spawn=lambda: Worker(world), label=world.label,
         clock=loop.time, on_event=lambda name, **tags: events.update([name]),
