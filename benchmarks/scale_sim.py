@@ -48,7 +48,7 @@ from edc_ray import pipeline
 from edc_ray.config import Experiment, Runtime
 from edc_ray.distributed.broker import Broker, Summary
 
-MEMORY = "/dev/shm"  # a disk would be asked 30,000 times to have written all that it has
+MEMORY = "/dev/shm"  # 30,000 files are written, and each would wait for the disk
 WORKERS = 256
 UNITS, GROWTH = (400, 800, 1600, 3200), 1.15
 DRAIN, GIGABYTES = 0.95, 1.0
