@@ -33,6 +33,7 @@ from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import Experiment, Runtime
 from edc_ray.core import heap, models
 from edc_ray.distributed.labels import label_pages
+from edc_ray.distributed.probe import Site
 from edc_ray.pipeline import Task
 
 GOAL, BYTES = 0.9, 4096
@@ -110,7 +111,7 @@ class Streamed:
 def stream(store: Store, runtime: Runtime, labels: Task, pages: int | None = None) -> Streamed:
     artifact, wanted = store.artifact("relabel", labels.key), pipeline.units(labels, runtime)[:pages]
     found = Streamed(time.time(), [], [], [])
-    for _, receipt in label_pages(store.root, runtime, [(labels, unit) for unit in wanted]):
+    for _, receipt in label_pages(Site.mark(store.root), runtime, [(labels, unit) for unit in wanted]):
         found.resident.append(common.resident())
         found.receipts.append(receipt)
         found.times.append((Path(store.root) / str(labels) / receipt.file).stat().st_mtime)

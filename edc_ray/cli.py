@@ -83,7 +83,9 @@ def condense(target: str, changes: Sequence[str], on_ray: bool) -> None:
         with session.cluster(settings.runtime):
             from edc_ray.distributed.workers import RayMapper
 
-            _build(experiment, store, settings.runtime, RayMapper(store.path(), settings.runtime))
+            mapper = RayMapper(store.path(), settings.runtime)
+            _build(experiment, store, settings.runtime, mapper)
+            store.drop(mapper.site.probe)
     else:
         _build(experiment, store, settings.runtime, pipeline.in_process(store, settings.runtime))
     print("\n".join(report.condensed(experiment, store)))

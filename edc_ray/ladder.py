@@ -116,7 +116,7 @@ def _make(missing: Sequence[tuple[str, Experiment]], ready: Prepared) -> None:
         from edc_ray.distributed.service import start_broker
 
         broker = start_broker(ready.store.path(), ready.ladder.runtime, ready.ladder.name)
-        with watched(broker):
+        with watched(broker, ready.store):
             broker.evaluate_all([experiment for _, experiment in missing], done)
 
 

@@ -127,4 +127,5 @@ def status_line(status: Mapping[str, Any], earlier: Mapping[str, Any], seconds: 
         parts.append(f"{stage} {done}/{done + left}{pace}")
     hits, built = (status["events"].get(name, 0) for name in ("stage_hit", "stage_built"))
     workers = f"{status['workers']} of {status['slots']} workers"
-    return "; ".join([*parts, f"{hits} hits, {built} built, {workers}"])
+    waiting = [status["waiting"]] if status.get("waiting") else []
+    return "; ".join([*parts, f"{hits} hits, {built} built, {workers}", *waiting])

@@ -7,9 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from edc_ray.artifacts import Store, StoreError
 from edc_ray.config import ConfigError, Runtime
 
 STATUS_SECONDS = 10.0
@@ -74,8 +75,8 @@ def connected(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def watched(broker: Any) -> Iterator[None]:
-    """Prints a status line now and then while the block runs."""
+def watched(broker: Any, store: Store) -> Iterator[None]:
+    """Prints a status line now and then while the block runs; at the end the probe is dropped."""
     import ray
 
     from edc_ray.monitor import status_line
@@ -99,6 +100,8 @@ def watched(broker: Any) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+        with suppress(StoreError):
+            store.drop(broker.probe)
 
 
 def say(text: str) -> None:

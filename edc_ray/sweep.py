@@ -174,7 +174,10 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except tune.TuneError as error:
+        raise tuning.own_error(error) from None
     short = sweep.budget.trials - len(space.finished(space.read_study(ready.folder)))
     end = tuning.deadline(sweep, study)
     if short > 0 and (end is None or datetime.now() < end):
@@ -223,7 +226,7 @@ def _compute(ready: Prepared, left: int) -> tuple[int, int]:
         leader = next(iter(space.ranked(space.read_study(ready.folder))), None)
         best = leader.value if leader else None
         broker = start_broker(ready.store.path(), ready.sweep.runtime, ready.sweep.name, best)
-        with watched(broker):
+        with watched(broker, ready.store):
             if left > 0:
                 search(ready, broker, left)
             Claim(ready.base, ready.sweep, ready.store, space.read_study(ready.folder)).make(broker, say)

@@ -14,9 +14,22 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from edc_ray import reuse, space
+from edc_ray.artifacts import StoreError
 from edc_ray.config import Scheduler, Sweep
 from edc_ray.journal import Folder
 from edc_ray.space import END, METRIC
+
+
+class Hopeless(RuntimeError):
+    """A trial told why no trial can succeed: the sweep ends; the next command tries again what ran."""
+
+
+def own_error(error: BaseException) -> BaseException:
+    """What went wrong in the searcher, which Tune has made an error of its own; else that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Hopeless | StoreError):
+        cause = cause.__context__
+    return cause or error
 
 
 class StudySearch(OptunaSearch):
@@ -43,6 +56,8 @@ class StudySearch(OptunaSearch):
             return
         if result.get("lost"):
             space.mark_lost(trial.study, trial)
+            if result.get("hopeless"):
+                raise Hopeless(result["hopeless"])
         elif "failed" not in result and result["progress"] not in seen.intermediate_values:
             trial.report(result[METRIC], result["progress"])
 

@@ -768,14 +768,22 @@ async def test_pages_that_nobody_waits_for_any_more_are_not_labelled() -> None:
 
 @in_loop
 async def test_a_failure_says_whether_it_is_the_units_own() -> None:
-    for error, lost in ((ValueError("own"), False), (OSError("disk full"), True), (WorkerLost("gone"), True)):
+    blind = OSError("no store here")
+    blind.hopeless = True  # type: ignore[attr-defined]  # as probe.NotShared
+    errors = (
+        (ValueError("own"), False),
+        (OSError("disk full"), True),
+        (WorkerLost("gone"), True),
+        (blind, True),
+    )
+    for error, lost in errors:
         world = World()
         world.fail = lambda key, unit, step, error=error: error  # type: ignore[misc]
         async with world.broker(workers=1, unit_retries=0) as broker:
             with pytest.raises(UnitFailed) as caught:
                 await collect(broker, Exp())
-        assert caught.value.lost == lost
-        assert pickle.loads(pickle.dumps(caught.value)).lost == lost
+        for failure in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+            assert (failure.lost, failure.hopeless) == (lost, error is blind)
 
 
 @in_loop

@@ -11,6 +11,7 @@ from edc_ray.artifacts import Damaged, Receipt, Store
 from edc_ray.artifacts.files import unpack_table
 from edc_ray.distributed.labels import label_pages
 from edc_ray.distributed.ledger import Pages
+from edc_ray.distributed.probe import Site
 from edc_ray.pipeline import Task
 from tests import tiny
 
@@ -60,13 +61,13 @@ def assert_finished(found: list[tuple[str, Receipt]], store: Store, wanted: Page
 def test_one_job_labels_pages_of_several_artifacts(images: Store, reference: tuple[Store, tiny.Bits]) -> None:
     wanted = pages(labels(0), labels(1))
     assert len(wanted) == 6
-    assert_finished(list(label_pages(images.root, HOW, wanted)), images, wanted, reference[1])
+    assert_finished(list(label_pages(Site.mark(images.root), HOW, wanted)), images, wanted, reference[1])
 
 
 def test_a_killed_labeller_costs_no_page(images: Store, reference: tuple[Store, tiny.Bits]) -> None:
     task, found = labels(epochs=60), list[tuple[str, Receipt]]()
     wanted = pages(task)
-    for item in label_pages(images.root, HOW, wanted):
+    for item in label_pages(Site.mark(images.root), HOW, wanted):
         if not found:
             assert len(images.artifact("relabel", task.key).units()) < len(wanted)
             tiny.kill("MapWorker(MapBatches(Labeller))")
@@ -78,7 +79,7 @@ def test_a_pages_error_arrives_with_its_cause(images: Store) -> None:
     (squeezed,) = Path(images.root).glob("squeeze-*/vgg5_w16.*")
     squeezed.write_bytes(squeezed.read_bytes()[:-1])
     with pytest.raises(Damaged) as caught:
-        list(label_pages(images.root, HOW, pages(labels())[:1]))
+        list(label_pages(Site.mark(images.root), HOW, pages(labels())[:1]))
     cause = caught.value.cause  # type: ignore[attr-defined]  # of Ray's wrapper
     assert (cause.stage, cause.unit) == ("squeeze", "vgg5_w16")
     assert cause.__notes__[-1].endswith("/logs/page-00000.log")

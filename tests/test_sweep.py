@@ -9,6 +9,7 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray import tune
 from ray.tune.search import Searcher
 
 from edc_ray import cli, pipeline, space, tuning
@@ -288,6 +289,24 @@ def test_a_trial_whose_process_is_lost_too_often_comes_again(place: Folder) -> N
     search.on_trial_complete("a", None, error=True)  # Tune has given it up, and it has said nothing
     assert not space.finished(space.open_study(place))
     assert [trial.state.name for trial in space.read_study(place).trials] == ["FAIL", "WAITING"]
+
+
+def test_a_trial_that_no_other_can_better_ends_the_search(place: Folder) -> None:
+    search = searcher(place)
+    search.suggest("a")
+    with pytest.raises(tuning.Hopeless, match="node x does not see the store") as caught:
+        search.on_trial_result(
+            "a", told(0, 0.0) | {"lost": True, "hopeless": "node x does not see the store"}
+        )
+    assert not space.finished(space.open_study(place))
+    try:  # as Tune does it
+        try:
+            raise caught.value
+        except tuning.Hopeless as error:
+            raise tune.TuneError("Traceback ...") from error
+    except tune.TuneError as error:
+        assert tuning.own_error(error) is caught.value
+    assert str(tuning.own_error(tune.TuneError("its own"))) == "its own"
 
 
 def test_a_waiting_trial_that_is_lost_before_it_has_values_keeps_them(place: Folder) -> None:

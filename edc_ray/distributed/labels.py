@@ -15,9 +15,10 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from edc_ray.artifacts import Receipt, Store
+from edc_ray.artifacts import Receipt
 from edc_ray.config import Runtime
 from edc_ray.distributed.ledger import Pages
+from edc_ray.distributed.probe import Site
 from edc_ray.distributed.workers import own_error
 from edc_ray.pipeline import Task, Worker
 
@@ -25,22 +26,23 @@ from edc_ray.pipeline import Task, Worker
 class Labeller:
     """The teachers, kept over the pages that one actor of the pipeline gets."""
 
-    def __init__(self, root: str, runtime: Runtime, pages: Pages) -> None:
-        self._worker = Worker(Store(root), runtime)
-        self._pages = pages
+    def __init__(self, site: Site, runtime: Runtime, pages: Pages) -> None:
+        self._site, self._runtime, self._pages = site, runtime, pages
+        self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Row numbers of the pages -> their receipts, as text."""
-        receipts = [self._label(*self._pages[int(row)]) for row in batch["id"]]
+        self._worker = self._worker or Worker(self._site.look(), self._runtime)
+        receipts = [self._label(self._worker, *self._pages[int(row)]) for row in batch["id"]]
         return {"receipt": [json.dumps(receipt) for receipt in receipts]}
 
-    def _label(self, task: Any, unit: str) -> dict[str, Any]:
-        *_, receipt = self._worker.run(task, unit)
+    def _label(self, worker: Worker, task: Any, unit: str) -> dict[str, Any]:
+        *_, receipt = worker.run(task, unit)
         assert isinstance(receipt, Receipt)
         return {"key": task.key, "receipt": asdict(receipt)}
 
 
-def label_pages(root: str, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
+def label_pages(site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
     """Run the pipeline; yields (key, receipt) as pages are finished, in any order."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -52,7 +54,7 @@ def label_pages(root: str, runtime: Runtime, pages: Pages) -> Iterator[tuple[str
     )  # one block is one page: the unit of retry
     receipts = rows.map_batches(
         Labeller,
-        fn_constructor_args=(root, runtime, pages),
+        fn_constructor_args=(site, runtime, pages),
         batch_size=1,
         compute=ActorPoolStrategy(size=1),
         num_cpus=runtime.cpus_per_worker,
@@ -70,8 +72,8 @@ class LabelJob:
     def __repr__(self) -> str:
         return "label-job"
 
-    def run(self, root: str, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
-        yield from label_pages(root, runtime, pages)
+    def run(self, site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
+        yield from label_pages(site, runtime, pages)
 
 
 class LabelJobs:
@@ -80,8 +82,8 @@ class LabelJobs:
     heard: is told of each receipt.
     """
 
-    def __init__(self, root: str, runtime: Runtime, heard: Callable[[Task, Receipt], None]) -> None:
-        self._root, self._runtime, self._heard = root, runtime, heard
+    def __init__(self, site: Site, runtime: Runtime, heard: Callable[[Task, Receipt], None]) -> None:
+        self._site, self._runtime, self._heard = site, runtime, heard
         self._actor: Any = None
 
     async def __call__(self, pages: Pages) -> AsyncGenerator[tuple[str, Receipt], None]:
@@ -94,7 +96,7 @@ class LabelJobs:
         run = self._actor.run.options(num_returns="streaming", name=f"relabel:{len(pages)} pages")
         tasks = {task.key: task for task, _ in pages}
         try:
-            async for item in run.remote(self._root, self._runtime, pages):
+            async for item in run.remote(self._site, self._runtime, pages):
                 key, receipt = await item
                 self._heard(tasks[key], receipt)
                 yield key, receipt

@@ -28,11 +28,15 @@ class UnitFailed(Exception):
     """A unit cannot be finished; `__cause__` is its own error. Plain fields, so that it crosses processes.
 
     lost: not by its own fault, but for want of workers, of disk, of a store.
+    hopeless: and no other unit can do better.
     """
 
-    def __init__(self, stage: str, key: str, unit: str, why: str, lost: bool = False) -> None:
-        super().__init__(stage, key, unit, why, lost)
-        self.stage, self.key, self.unit, self.why, self.lost = stage, key, unit, why, lost
+    def __init__(
+        self, stage: str, key: str, unit: str, why: str, lost: bool = False, hopeless: bool = False
+    ) -> None:
+        super().__init__(stage, key, unit, why, lost, hopeless)
+        self.stage, self.key, self.unit, self.why = stage, key, unit, why
+        self.lost, self.hopeless = lost, hopeless
 
     def __str__(self) -> str:
         return f"{self.stage}-{self.key}, unit {self.unit}: {self.why}"
@@ -346,7 +350,8 @@ class Ledger:
         if isinstance(outcome, Exception):
             why = why or f"{type(outcome).__name__}: {told(outcome)}"
             lost = isinstance(outcome, WorkerLost | OSError)
-            failure = UnitFailed(job.task.stage, *job.name, why, lost)
+            hopeless = getattr(outcome, "hopeless", False)
+            failure = UnitFailed(job.task.stage, *job.name, why, lost, hopeless)
             failure.__cause__ = outcome
             self._event("unit_failed", why=str(failure), **job.tags())
             job.done.set_exception(failure)

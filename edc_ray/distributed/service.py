@@ -13,8 +13,10 @@ from edc_ray.artifacts import Store
 from edc_ray.config import Experiment, Runtime
 from edc_ray.distributed.broker import Broker, Report, Summary
 from edc_ray.distributed.labels import LabelJobs
+from edc_ray.distributed.probe import Site
 from edc_ray.distributed.trial import BrokerHandle
-from edc_ray.distributed.workers import RayWorker
+from edc_ray.distributed.watch import Waiting
+from edc_ray.distributed.workers import RayWorker, offers, share
 from edc_ray.monitor import Monitor
 
 BROKER = "broker-"  # begins the names of the actors that status asks
@@ -27,16 +29,19 @@ HEAD = {"node:__internal_head__": 0.001}  # pins to the head node without any cl
 class BrokerActor:
     """The one Broker of a job. What it holds is only what is in flight, so Ray may restart it."""
 
-    def __init__(self, root: str, runtime: Runtime, name: str, best: float | None) -> None:
-        self._about = {"name": name, "store": root}
+    def __init__(self, site: Site, runtime: Runtime, name: str, best: float | None) -> None:
+        self._about = {"name": name, "store": site.root}
         self._monitor, numbers = Monitor(best), itertools.count(1)
         heard = self._monitor.heard
+        self._pool = Waiting(
+            lambda: RayWorker(f"worker-{next(numbers)}", site, runtime, heard), share(runtime), offers
+        )
         self._broker = Broker(
             graph=pipeline,
-            store=Store(root),
+            store=Store(site.root),
             runtime=runtime,
-            spawn=lambda: RayWorker(f"worker-{next(numbers)}", root, runtime, heard),
-            label=LabelJobs(root, runtime, heard),
+            spawn=self._pool.spawn,
+            label=LabelJobs(site, runtime, heard),
             on_event=self._monitor,
         )
         self._watch: asyncio.Task[None] | None = None  # there is no event loop yet
@@ -65,8 +70,9 @@ class BrokerActor:
         self._broker.release(lease)
 
     async def status(self) -> dict[str, Any]:
-        """See Broker.status and Monitor.counts; and the job's name and store."""
-        return self._about | self._broker.status() | self._monitor.counts()
+        """See Broker.status and Monitor.counts; the job's name and store; and what workers wait for."""
+        waiting = {"waiting": await self._pool.look()}
+        return self._about | self._broker.status() | self._monitor.counts() | waiting
 
     def _start_watch(self) -> None:
         if self._watch is None:
@@ -84,8 +90,9 @@ def start_broker(root: str, runtime: Runtime, name: str = "job", best: float | N
     name: of the sweep or ladder. best: val accuracy of its finished trials.
     """
     actor: Any = BrokerActor
+    site = Site.mark(root)
     unique = f"{BROKER}{name}-{uuid.uuid4().hex[:8]}"
-    return BrokerHandle(actor.options(name=unique).remote(root, runtime, name, best), runtime)
+    return BrokerHandle(actor.options(name=unique).remote(site, runtime, name, best), runtime, site.probe)
 
 
 def statuses() -> list[dict[str, Any]]:

@@ -18,10 +18,13 @@ from edc_ray.distributed.broker import Report, Summary
 
 
 class BrokerHandle:
-    """The driver's and the trials' way to the Broker; picklable."""
+    """The driver's and the trials' way to the Broker; picklable.
 
-    def __init__(self, actor: Any, runtime: Runtime) -> None:
-        self.actor, self._lease_seconds = actor, runtime.lease_seconds
+    probe: what start_broker put into the store; the driver drops it.
+    """
+
+    def __init__(self, actor: Any, runtime: Runtime, probe: str) -> None:
+        self.actor, self._lease_seconds, self.probe = actor, runtime.lease_seconds, probe
 
     @contextmanager
     def lease(self, name: str) -> Iterator[str]:
@@ -86,7 +89,8 @@ def trial(
     """A thin trial: holds no CPU and no GPU, asks the Broker and reports what it hears.
 
     What is its own fault (a unit's own error, an accuracy that is not finite) it reports as `failed`, and
-    ends: Tune tries again whatever raises or dies. What is not (no disk, no worker) is `lost`, and raised.
+    ends: Tune tries again whatever raises or dies. What is not (no disk, no worker) is `lost`, and raised;
+    and `hopeless`, with the reason, where no trial can do better.
     """
     experiment = space.apply(base, chosen, search)
     last: dict[str, Any] = {space.METRIC: 0.0, "progress": 0}
@@ -103,6 +107,7 @@ def trial(
                     tune.report(last)
         except (FloatingPointError, RayError) as error:
             if isinstance(error, RayError) and getattr(error, "lost", True):  # a UnitFailed says whose fault
-                tune.report(last | {"lost": True})
+                hopeless = str(getattr(error, "cause", error)) if getattr(error, "hopeless", False) else ""
+                tune.report(last | {"lost": True, "hopeless": hopeless})
                 raise
             tune.report(last | {"failed": str(error).strip().splitlines()[-1]})

@@ -7,17 +7,20 @@ Ray knows nothing of EDC here: an actor is pipeline.Worker behind a streaming ca
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.exceptions import RayError, RayTaskError
 
 from edc_ray.artifacts import Attempt, Receipt, Store
 from edc_ray.config import Runtime
 from edc_ray.distributed.ledger import UnitFailed, WorkerLost, told
+from edc_ray.distributed.probe import Site
 from edc_ray.pipeline import Progress, Task, Worker, log_attempt
 
 
@@ -28,22 +31,46 @@ class UnitActor:
     It is no name of Ray's: those must differ in the whole cluster, and are asked for in one more round trip.
     """
 
-    def __init__(self, name: str, root: str, runtime: Runtime) -> None:
-        self._name, self._worker = name, Worker(Store(root), runtime)
+    def __init__(self, name: str, site: Site, runtime: Runtime) -> None:
+        self._name, self._site, self._runtime = name, site, runtime
+        self._worker: Worker | None = None
 
     def __repr__(self) -> str:
         return self._name
 
+    def ready(self) -> None:
+        """Raises NotShared; not in __init__, since Ray would make that a lost actor."""
+        self._worker = self._worker or Worker(self._site.look(), self._runtime)
+
     def run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
+        self.ready()
+        assert self._worker is not None
         yield from self._worker.run(task, unit, until)
 
 
-def start_actor(name: str, root: str, runtime: Runtime) -> Any:
+def share(runtime: Runtime) -> dict[str, float]:
+    """What a worker needs of its node, as Ray names it."""
+    return {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
+
+
+def start_actor(name: str, site: Site, runtime: Runtime) -> Any:
     """An actor with the worker's share of the cluster; without a GPU of its own it keeps off the others'."""
     if not runtime.gpus_per_worker and runtime.device == "auto":
         runtime = replace(runtime, device="cpu")
-    share = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
-    return UnitActor.options(**share).remote(name, root, runtime)  # type: ignore[attr-defined]
+    held = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+    return UnitActor.options(**held).remote(name, site, runtime)  # type: ignore[attr-defined]
+
+
+def offers(share: Mapping[str, float]) -> list[Mapping[str, float]]:
+    """What the nodes that are up have; and the share itself, where an autoscaler does not say that none of
+    its node types has it.
+    """
+    found: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    client = GcsClient(ray.get_runtime_context().gcs_address)
+    state = GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
+    wanted = {name: amount for name, amount in share.items() if amount > 0}
+    refused = any(dict(each.resources_bundle) == wanted for each in state.infeasible_resource_requests)
+    return [*found, share] if state.autoscaler_state_version and not refused else found
 
 
 def own_error(error: RayError) -> BaseException:
@@ -66,15 +93,19 @@ class RayWorker:
     """What the Broker spawns. heard: is told of each item."""
 
     def __init__(
-        self, name: str, root: str, runtime: Runtime, heard: Callable[[Task, Progress | Receipt], None]
+        self, name: str, site: Site, runtime: Runtime, heard: Callable[[Task, Progress | Receipt], None]
     ) -> None:
-        self._actor, self._heard = start_actor(name, root, runtime), heard
-        self._name, self._root = name, root
+        self._actor, self._heard = start_actor(name, site, runtime), heard
+        self._name, self._root = name, site.root
+        self._ready = self._actor.ready.remote()
+        self.waiting = True  # for a node
 
     async def run(self, task: Task, unit: str, until: float, /) -> AsyncGenerator[Progress | Receipt, None]:
         call = self._actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
         stream, ended, began = call.remote(task, unit, until), False, time.monotonic()
         try:
+            await self._ready
+            self.waiting = False
             async for ref in stream:
                 item = await ref
                 self._heard(task, item)
@@ -90,6 +121,7 @@ class RayWorker:
                 ray.cancel(stream)
 
     def kill(self) -> None:
+        self.waiting = False
         ray.kill(self._actor)
 
 
@@ -101,12 +133,12 @@ class RayMapper:
     """
 
     def __init__(self, root: str, runtime: Runtime) -> None:
-        self._root, self._runtime = root, runtime
+        self.site, self._runtime = Site.mark(root), runtime
         self._idle: list[Any] = []
         self._numbers = itertools.count(1)
 
     def _start(self) -> Any:
-        return start_actor(f"worker-{next(self._numbers)}", self._root, self._runtime)
+        return start_actor(f"worker-{next(self._numbers)}", self.site, self._runtime)
 
     def __call__(self, task: Task, units: Sequence[str]) -> Iterator[tuple[str, Progress | Receipt]]:
         """Raises UnitFailed when a unit has cost too many workers, else the unit's own error."""
@@ -131,7 +163,7 @@ class RayMapper:
                     cause = own_error(error)
                     if not isinstance(cause, WorkerLost):
                         raise cause from None
-                    log_loss(self._root, "a Ray actor", task, unit, began, cause)
+                    log_loss(self.site.root, "a Ray actor", task, unit, began, cause)
                     losses[unit] += 1
                     if losses[unit] > self._runtime.unit_retries:
                         why = f"{losses[unit]} workers were lost: {told(cause)}"
