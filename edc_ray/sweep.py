@@ -154,6 +154,7 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
     study = space.read_study(ready.folder)
     done = space.finished(study)
     outer = reuse.outer(sweep.search, base)
+    tuning.keep_credentials()
     thin = functools.partial(trial, base=base, search=sweep.search, broker=broker, stops=rungs(sweep, base))
     thin.__mixins__ = (tuning.Named,)  # type: ignore[attr-defined]  # Tune's way into the trainable it makes
     searcher = tuning.make_search(sweep, ready.folder, study, outer)

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune import Callback
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -103,6 +104,14 @@ class Named:
     def setup(self, config: dict[str, Any]) -> None:
         super().setup(config)  # type: ignore[misc]
         self._name = self.trial_name  # type: ignore[attr-defined]
+
+
+def keep_credentials() -> None:
+    """Tune would hand the driver's AWS keys to its trials in a runtime_env, which Ray writes into its logs
+    and shows on the dashboard. Ours find them in the environment of their node, as all workers do.
+    """
+    wanted = class_cache.ENV_VARS_TO_PROPAGATE
+    wanted -= {name for name in wanted if name.startswith("AWS_")}
 
 
 def make_search(

@@ -549,6 +549,22 @@ def test_uris_keep_their_query() -> None:
     assert pickle.loads(pickle.dumps(store)).root == uri
 
 
+@pytest.mark.parametrize("user", ["", "anonymous@"])
+def test_google_cloud_goes_through_the_same_interface(user: str) -> None:
+    """As far as it can be told without the cloud: the URI is understood, and nothing is asked."""
+    store = Store(f"gs://{user}bucket/runs?endpoint_override=localhost:1&scheme=http&retry_limit_seconds=1")
+    assert (store._fs.type_name, store._base, store.local) == ("gcs", "bucket/runs", False)
+    assert store.path("a").startswith(f"gs://{user}bucket/runs/a?endpoint_override=")
+    assert pickle.loads(pickle.dumps(store)).root == store.root
+    with pytest.raises(ConfigError, match="Unexpected query parameter"):
+        Store("gs://bucket/runs?nonsense=1")
+
+
+def test_a_store_with_credentials_in_its_uri_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^runtime.store = 's3://\*\*\*@b': must have no credentials"):
+        Store("s3://AKIA:hidden@b")
+
+
 def test_errors_of_the_disk_name_the_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     art = Store(str(tmp_path / "file")).artifact("recover", KEY)

@@ -199,6 +199,9 @@ EXPERIMENT: dict[str, Row] = {
         make=write("store/store.json", '{"schema": 99}'),
     ),
     "store nowhere": Row(store(""), "runtime.store = ''", "must be a folder or a URI"),
+    "store with credentials": Row(
+        store("s3://AKIA:hidden@bucket/x"), "runtime.store = 's3://***@bucket/x'", "no credentials"
+    ),
     "store of no known kind": Row(store("ftp://x"), "runtime.store = 'ftp://x'", "must be a folder or a URI"),
     "yaml syntax": Row("name: [", "../bad.yaml, line 1 = ", "is not YAML"),
     "yaml tab": Row("search:\n\tx: 1\n", "../bad.yaml, line 2 = ", "is not YAML"),

@@ -494,3 +494,45 @@ def test_the_packages_sweeps_are_found_from_anywhere(tmp_path: Path, monkeypatch
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "quickstart.yaml").write_text("name: mine\n")
     assert read_yaml(Path("sweeps/quickstart.yaml")) == {"name": "mine"}
+
+
+# --- credentials --------------------------------------------------------------------------------------------
+
+HIDDEN = "wJalr/XUtn+FEMI"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (f"s3://AKIA:{HIDDEN}@bucket/runs", "s3://***@bucket/runs"),
+        (f"s3://{HIDDEN[:5]}@bucket/runs?region=x", "s3://***@bucket/runs"),
+        (f"s3://bucket/runs?region=x&secret_key={HIDDEN}", "s3://bucket/runs?secret_key=***"),
+        (f"s3://bucket?Session%5FToken={HIDDEN}", "s3://bucket?Session_Token=***"),
+        (f"s3://bucket?endpoint_override=user:{HIDDEN}@host", "s3://bucket?endpoint_override=***"),
+        (f"gs://me:{HIDDEN}@bucket", "gs://***@bucket"),
+        (f"abfs://box@account/x?sig={HIDDEN}", "abfs://***@account/x?sig=***"),
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_shown(uri: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as direct:
+        Runtime(store=uri)
+    with pytest.raises(ConfigError) as loaded:
+        load(Sweep, {"name": "a", "runtime": {"store": uri}})
+    with pytest.raises(ConfigError) as changed:
+        override(Sweep(), {"runtime.store": uri})
+    for caught, path in ((direct, "store"), (loaded, "runtime.store"), (changed, "runtime.store")):
+        told = str(caught.value)
+        assert told.startswith(f"{path} = '{shown}': must have no credentials") and "environment" in told
+        assert HIDDEN not in repr(caught.value) and HIDDEN[:5] not in told
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/runs?region=eu-west-1&scheme=https&endpoint_override=host:9000",
+        "s3://bucket/team@home/runs", "gs://anonymous@bucket/x", "gs://bucket?retry_limit_seconds=5",
+        "abfss://box@account.dfs.core.windows.net/x", "file:///a/b", "/a/key:secret@b", "store",
+    ],
+)  # fmt: skip
+def test_a_uri_without_credentials_is_legal(uri: str) -> None:
+    assert Runtime(store=uri).store == uri

@@ -1,6 +1,7 @@
 """A whole sweep in an S3 bucket, for which moto stands. Nothing on the driver's machine is needed again."""
 
 import os
+import shutil
 import signal
 import urllib.request
 from collections.abc import Iterator
@@ -53,6 +54,19 @@ def units(store: Store) -> list[str]:
     return sorted(name.split(".")[0] for name in made if not name.startswith("sweeps/"))
 
 
+def sweep_and_keep_logs(file: str, folder: Path) -> tuple[str, list[Path]]:
+    """What a sweep prints, and what its Ray has written on this machine."""
+    with tiny.sweeping(file) as driver:
+        assert driver.stdout is not None
+        first = driver.stdout.readline()
+        environment = Path(f"/proc/{driver.pid}/environ").read_bytes().split(b"\0")
+        (temporary,) = [line[11:].decode() for line in environment if line.startswith(b"RAY_TMPDIR=")]
+        said, _ = driver.communicate(timeout=240)
+        shutil.copytree(temporary, folder, symlinks=True, ignore=shutil.ignore_patterns("sockets"))
+    assert driver.returncode == 0, said
+    return first + said, [path for path in folder.rglob("*") if path.is_file()]
+
+
 def assert_finished(store: Store) -> None:
     study = space.read_study(folder_of(store, "sweeps/tiny"))
     assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 4 == len(space.finished(study))
@@ -65,16 +79,21 @@ def test_a_sweep_with_tunes_own_storage_in_a_bucket(
 ) -> None:
     uri = f"s3://edc/whole{bucket}"
     file = tiny.sweep_file(tmp_path, runtime__store=uri)
-    said, store = tiny.sweep(file), Store(uri)
+    said, logs = sweep_and_keep_logs(file, tmp_path / "logs")
+    store = Store(uri)
     assert_finished(store)
     there = objects(store)
+    written = [said.encode(), *there.values(), *(path.read_bytes() for path in logs if path.is_file())]
+    assert len(logs) > 10 and not any(SECRET.encode() in data for data in written), "credentials leaked"
     files = ("final.json", "results.parquet", "best.yaml", "images.png", "curves.png", "study/00000.jsonl")
     assert {f"sweeps/tiny/{name}" for name in files} <= there.keys()
     tune = [name for name in there if name.startswith("sweeps/tiny/tune/from-00000/")]
     assert sum(name.endswith("/result.json") for name in tune) == 4
     assert any("experiment_state" in name for name in tune)
     assert "sweeps/tiny/driver.lock" not in there
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"], "nothing is left on this machine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "tiny.yaml"], (
+        "nothing is left on this machine"
+    )
     assert f"written to s3://edc/whole/sweeps/tiny{bucket}" in said
 
     assert cli.main(["report", f"s3://edc/whole/sweeps/tiny{bucket}"]) == 0

@@ -42,7 +42,7 @@ from edc_ray.artifacts.files import (
     unpack_table,
     write_local,
 )
-from edc_ray.config import ConfigError, digest
+from edc_ray.config import ConfigError, check_uri, digest
 
 SCHEMA = 1
 _STAMP = b'{"schema": 1}'  # of store.json
@@ -56,6 +56,7 @@ class Store:
     """A folder or a URI of pyarrow.fs, not touched before the first use. Raises ConfigError for a bad URI."""
 
     def __init__(self, root: str) -> None:
+        check_uri("runtime.store", root)
         path = os.path.abspath(os.path.expanduser(root))
         try:
             self._fs, base = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), path)

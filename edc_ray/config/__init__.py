@@ -6,7 +6,7 @@ checked by `pipeline.check`, which knows the tables.
 
 from edc_ray.config.condense import Flatness, Init, Matching, Recover
 from edc_ray.config.experiment import Experiment, Quirks
-from edc_ray.config.fields import ConfigError, NotThere, active, join, legal_range, unknown
+from edc_ray.config.fields import ConfigError, NotThere, active, check_uri, join, legal_range, unknown
 from edc_ray.config.judge import Evaluate, Relabel
 from edc_ray.config.ladder import Ladder, Row
 from edc_ray.config.observe import LIBRARIES, Augment, Dataset, Split, Squeeze, Statistics
@@ -17,6 +17,6 @@ __all__ = [
     "LIBRARIES",
     "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
     "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row", "Runtime",
-    "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "active", "digest", "dump", "hashed", "join",
-    "legal_range", "load", "override", "parse_value", "paths", "read_yaml", "unknown",
+    "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "active", "check_uri", "digest", "dump", "hashed",
+    "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml", "unknown",
 ]  # fmt: skip

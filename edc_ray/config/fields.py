@@ -4,8 +4,10 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar, cast, dataclass_transform
+from urllib.parse import parse_qsl
 
 T = TypeVar("T")
 
@@ -32,6 +34,30 @@ class NotThere(ConfigError):
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+_SECRET = re.compile(r"key|secret|token|pass|credential|signature|^sig$|^sas$", re.I)
+
+
+def check_uri(path: str, uri: str) -> None:
+    """Refuse a URI with credentials in it: it is kept in manifests, logs and command lines.
+
+    A user without a password is none, but in s3://, where it is an access key.
+
+    Raises:
+        ConfigError: does not show the credentials.
+    """
+    scheme, mark, rest = uri.partition("://")
+    place, _, query = rest.partition("?")
+    user, at, where = place.rpartition("@")  # a secret key may have a slash in it
+    given = parse_qsl(query, keep_blank_values=True)
+    secret = [name for name, value in given if _SECRET.search(name) or "@" in value]
+    if mark and (secret or ":" in user or (at and scheme == "s3" and "/" not in user)):
+        shown = f"{scheme}://{'***@' if at else ''}{where}" + "".join(f"?{name}=***" for name in secret)
+        legal = (
+            "must have no credentials in it: they come from the environment, as AWS_SECRET_ACCESS_KEY does"
+        )
+        raise ConfigError(path, shown, legal)
 
 
 def join(*parts: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from edc_ray.config.fields import ConfigError, config, knob
+from edc_ray.config.fields import ConfigError, check_uri, config, knob
 
 
 @config
@@ -33,6 +33,7 @@ class Runtime:
     def __post_init__(self) -> None:
         if not self.store:
             raise ConfigError("store", self.store, "must be a folder or a URI")
+        check_uri("store", self.store)
 
 
 @config
