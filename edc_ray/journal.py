@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from edc_ray.artifacts import Store
+from edc_ray.artifacts import Store, StoreError
 
 SEGMENT_BYTES = 2**18  # about 15 trials
 
@@ -46,6 +46,17 @@ def opened(place: str) -> tuple[Store, str]:
     base, mark, query = place.partition("?") if "://" in place else (str(Path(place).resolve()), "", "")
     *root, parent, name = base.rstrip("/").split("/")
     return Store(("/".join(root) or "/") + mark + query), f"{parent}/{name}"
+
+
+class FileJournal(JournalFileBackend):
+    """Optuna's file, whose errors say where it is."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Raises StoreError; a line that is half there is cut by the next driver (Store.mend_lines)."""
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise StoreError.at("study.journal", self._file_path, error) from error
 
 
 class StoreJournal(BaseJournalBackend):

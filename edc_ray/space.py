@@ -18,12 +18,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment, Knob, Sweep
-from edc_ray.journal import Folder, Remote, StoreJournal
+from edc_ray.journal import FileJournal, Folder, Remote, StoreJournal
 
 STUDY = "sweep"
 METRIC = "accuracy"  # on val, as a fraction; higher is better
@@ -301,7 +300,7 @@ def sampler(sweep: Sweep, asked: int) -> BaseSampler:
 def storage(folder: Folder) -> JournalStorage:
     if isinstance(folder, Remote):
         return JournalStorage(StoreJournal(folder))
-    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return JournalStorage(FileJournal(str(folder / "study.journal")))
 
 
 def has_study(folder: Folder) -> bool:

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from edc_ray import config, ladder, pipeline
-from edc_ray.artifacts import Damaged, Missing, Store, StoreError
+from edc_ray.artifacts import Damaged, Missing, Store
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.distributed.ledger import UnitFailed, told
 from edc_ray.session import cluster, say, watched
@@ -263,7 +263,7 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (StoreError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
+    except (OSError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
         print(f"failed: {told(error)}", file=sys.stderr)
         return 1
     return 0

@@ -15,7 +15,6 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from edc_ray import reuse, space
-from edc_ray.artifacts import StoreError
 from edc_ray.config import Scheduler, Sweep
 from edc_ray.journal import Folder
 from edc_ray.space import END, METRIC
@@ -28,7 +27,7 @@ class Hopeless(RuntimeError):
 def own_error(error: BaseException) -> BaseException:
     """What went wrong in the searcher, which Tune has made an error of its own; else that."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, Hopeless | StoreError):
+    while cause is not None and not isinstance(cause, Hopeless | OSError):
         cause = cause.__context__
     return cause or error
 

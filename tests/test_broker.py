@@ -1,6 +1,7 @@
 """The Broker with a toy stage graph, toy workers and a toy clock: no Ray, no torch, no waiting."""
 
 import asyncio
+import errno
 import functools
 import math
 import pickle
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+from edc_ray.artifacts import StoreError
 from edc_ray.config import Runtime
 from edc_ray.distributed import ledger
 from edc_ray.distributed.broker import Broker, LeaseEnded, Report, Summary, UnitFailed, WorkerLost
@@ -138,6 +140,17 @@ class World:
         self.files[error.key].discard(error.unit)
         self.committed.discard(error.key)
         return error.key
+
+    def evict(self, store: Any, limit: float, held: frozenset[str], used: dict[str, int]) -> list[str]:
+        """Each page of labels is a gigabyte."""
+        labels = [key for key in self.files if key.startswith("relabel")]
+        gone = list[str]()
+        for key in sorted(labels, key=lambda key: used.get(key, -1)):
+            if key not in held and sum(len(self.files[each]) for each in labels) * 1e9 > limit:
+                self.files[key] = set()
+                self.committed.discard(key)
+                gone.append(key)
+        return gone
 
     # --- the work ---
 
@@ -700,17 +713,24 @@ async def test_a_page_that_always_loses_its_label_job_spares_the_other_trials() 
         await both[1]
 
 
-@pytest.mark.parametrize("error", [WorkerLost("gone"), ValueError("bad page")])
+FULL = StoreError("relabel", "unit-0", "/x", errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "jobs"),
+    [(WorkerLost("gone"), [STEPS] * 3), (ValueError("bad page"), [STEPS, 1]), (FULL, [STEPS])],
+)
 @in_loop
-async def test_a_label_job_that_always_fails_ends_the_trial(error: Exception) -> None:
+async def test_a_label_job_that_always_fails_ends_the_trial(error: Exception, jobs: list[int]) -> None:
+    """Pages are tried one by one only where one of them may be to blame."""
     world = World()
     world.have(Exp(), "relabel")
     world.fail = lambda key, unit, step: error if key.startswith("relabel") else None
     async with world.broker(workers=1, labels="stream", unit_retries=2) as broker:
         with pytest.raises(UnitFailed, match="relabel-a-0"):
             await collect(broker, Exp())
-        sizes = [len(job) for job in world.label_jobs]
-        assert sizes == [STEPS] * 3 if isinstance(error, WorkerLost) else sizes[0] == STEPS and sizes[1] == 1
+        assert [len(job) for job in world.label_jobs][: len(jobs)] == jobs
+        assert error is not FULL or len(world.label_jobs) == 1
         await broker.build(world.task(Exp("b"), "squeeze"), world.tasks(Exp("b")))
 
 
@@ -768,14 +788,8 @@ async def test_pages_that_nobody_waits_for_any_more_are_not_labelled() -> None:
 
 @in_loop
 async def test_a_failure_says_whether_it_is_the_units_own() -> None:
-    blind = OSError("no store here")
-    blind.hopeless = True  # type: ignore[attr-defined]  # as probe.NotShared
-    errors = (
-        (ValueError("own"), False),
-        (OSError("disk full"), True),
-        (WorkerLost("gone"), True),
-        (blind, True),
-    )
+    away = StoreError("recover", "unit-0", "/x", errno.EIO, "Input/output error")
+    errors = ((ValueError("own"), False), (away, True), (WorkerLost("gone"), True), (FULL, True))
     for error, lost in errors:
         world = World()
         world.fail = lambda key, unit, step, error=error: error  # type: ignore[misc]
@@ -783,7 +797,7 @@ async def test_a_failure_says_whether_it_is_the_units_own() -> None:
             with pytest.raises(UnitFailed) as caught:
                 await collect(broker, Exp())
         for failure in (caught.value, pickle.loads(pickle.dumps(caught.value))):
-            assert (failure.lost, failure.hopeless) == (lost, error is blind)
+            assert (failure.lost, failure.hopeless) == (lost, error is FULL)
 
 
 @in_loop
@@ -832,6 +846,28 @@ async def test_evicted_labels_are_not_made_again_for_a_finished_evaluation() -> 
         world.committed.discard("relabel-a-0")
         await collect(broker, Exp())
     assert len(world.files["relabel-a-0"]) == 0
+
+
+@in_loop
+async def test_labels_over_the_budget_go_but_never_those_in_use() -> None:
+    """Room for two of three label artifacts; a trial that stands at a stop holds the oldest."""
+    world = World()
+    for name in "abc":
+        world.have(Exp(name), "relabel")
+    async with world.broker(workers=1, labels="stream", label_budget_gb=2.0 * STEPS) as broker:
+        stream = broker.evaluate(Exp("a"), "holder", stops=(0.5, 1.0))
+        async with aclosing(stream):
+            assert isinstance(await anext(stream), Report)
+            for name in "bc":
+                await collect(broker, Exp(name), name)
+            pages = {key: len(units) for key, units in world.files.items() if key.startswith("relabel")}
+            assert pages == {"relabel-a-0": STEPS // 2, "relabel-b-0": 0, "relabel-c-0": STEPS}
+            assert world.events["labels_evicted"] == 1
+            await collect(broker, Exp("b", lr=1), "b")  # made again; now c is the older
+            assert not world.files["relabel-c-0"] and len(world.files["relabel-a-0"]) == STEPS // 2
+            *_, last = [item async for item in stream]
+            assert isinstance(last, Summary)
+    assert max(Counter(world.made)["relabel-a-0", unit] for unit in world.files["relabel-a-0"]) == 1
 
 
 @pytest.mark.parametrize("stops", [((1.0,), (1.0,)), ((0.5, 1.0), (1.0,)), ((0.2, 1.0), (0.6, 1.0))])

@@ -1,8 +1,11 @@
 """Ray's actors and the Broker against the in-process mapper: the same bits, also when processes die."""
 
+import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +188,36 @@ def test_a_lost_worker_is_replaced(started: Store, broker_of: Any) -> None:
     assert broker.status(timeout=SECONDS)["workers"] == 1  # the lost one holds no slot
     assert item.curve == tiny.curve(started, exp)
     assert [each.outcome for each in logged(started, exp)] == ["lost", "done"]
+
+
+def test_a_worker_that_hangs_is_replaced(started: Store, broker_of: Any) -> None:
+    """It is stopped, which its process survives; the unit goes on elsewhere, where it was saved."""
+    exp = tiny.experiment(evaluate__seeds=[0], **LONG)
+    broker = broker_of(started, tiny.runtime(checkpoint_seconds=0.1, hang_seconds=3))
+    pids = list[int]()
+    with broker.lease(lease()) as name:
+        for item in broker.evaluate(exp, name):  # noqa: B007  # the last one is looked at
+            if not pids and checkpointed(started, exp):
+                pids = tiny.processes("ray::evaluate:student")
+                os.kill(pids[0], signal.SIGSTOP)
+    assert isinstance(item, Summary) and item.curve == tiny.curve(started, exp)
+    first, last = logged(started, exp)
+    assert (first.outcome, last.outcome) == ("lost", "done") and "hang_seconds" in first.why
+    tiny.until(lambda: pids[0] not in tiny.titles(), "the hanging process is gone")
+
+
+def test_two_jobs_on_one_cluster_keep_to_their_own_workers_and_gpus(
+    started: Store, reference: tuple[Store, tiny.Bits], broker_of: Any
+) -> None:
+    """Different experiments on one store, at once, each with a Broker of its own and one of the two GPUs."""
+    how = tiny.runtime(workers=1, gpus_per_worker=1)
+    jobs = {broker_of(started, how): tiny.experiment(evaluate__seeds=[seed]) for seed in (0, 1)}
+    with ThreadPoolExecutor() as threads:
+        found = list(threads.map(evaluate, jobs, jobs.values()))
+    for broker, exp, summary in zip(jobs, jobs.values(), found, strict=True):
+        assert summary.curve == tiny.curve(reference[0], exp)
+        assert events(broker)["worker_spawned"] == 1 and events(broker)["unit_done"] == 1
+        tiny.assert_same(tiny.bits(started, exp, how), reference[1])
 
 
 def test_a_killed_broker_is_asked_again(started: Store, broker_of: Any) -> None:

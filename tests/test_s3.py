@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -20,24 +22,30 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SECRET = "s3cr3t-0f-the-env1ronment"
 
 
+def served(port: int = 0) -> tuple[Any, str]:
+    """A server that runs, and where. All of one process have the same buckets."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    place = "{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"http://{place}/edc", method="PUT"))
+    return server, place
+
+
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The query of a URI whose bucket is `edc`."""
-    from moto.server import ThreadedMotoServer
-
     environment = {
         "AWS_ACCESS_KEY_ID": "AKIDTEST",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/edc", method="PUT"))
+    server, place = served()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield f"?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+        yield f"?region=us-east-1&scheme=http&endpoint_override={place}"
     server.stop()
 
 
@@ -120,3 +128,20 @@ def test_a_killed_sweep_goes_on_from_the_bucket_alone(bucket: str, tmp_path: Pat
     assert f"sweep tiny: {4 - ended} of 4 trials to run" in said and "is its holder alive?" in said
     assert_finished(store)
     assert set(before) <= set(units(store))
+
+
+def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(bucket: str) -> None:
+    server, place = served()
+    store = Store(f"s3://edc/away{bucket.rpartition('=')[0]}={place}")
+    store.put("a", b"1")
+    server.stop()
+    back = list[Any]()
+    timer = threading.Timer(20, lambda: back.append(served(int(place.rpartition(":")[2]))[0]))
+    timer.start()
+    try:
+        assert store.get("a") == b"1" and back
+        store.put("b", b"2")
+        assert store.get("b") == b"2"
+    finally:
+        timer.join()
+        back[0].stop()

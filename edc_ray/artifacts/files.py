@@ -1,6 +1,7 @@
-"""Files as bytes: their formats and headers, the atomic local write, and what can be wrong with one."""
+"""Files as bytes: their formats and headers, atomic writes, and what can be wrong with one."""
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
+from pyarrow import fs
 
 Tensors = dict[str, torch.Tensor]
 Meta = dict[str, Any]
@@ -20,6 +22,9 @@ _META = "edc_ray"  # where a file's header keeps the meta JSON
 _PARQUET: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 GROUP_ROWS = 16  # of a table that are read together
 _PARQUET |= {"row_group_size": GROUP_ROWS, "write_page_checksum": True}
+_FULL = "make room there: `edc-ray store gc` removes what no sweep needs"
+ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL}
+ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable")
 to_json = functools.partial(json.dumps, sort_keys=True, allow_nan=False)
 
 
@@ -46,15 +51,27 @@ class Damaged(Exception):
 
 
 class StoreError(OSError):
-    """The store cannot be read or written: disk full, no permission, no network."""
+    """The store cannot be read or written: disk full, no permission, no network.
+
+    hopeless: no other unit can do better before somebody has done something about it.
+    """
 
     def __init__(self, stage: str, unit: str, path: str, code: int | None, why: str) -> None:
         super().__init__(code, why)
         self.args = (stage, unit, path, code, why)  # what pickle gives back to __init__
         self.stage, self.unit, self.path, self.why = stage, unit, path, why
+        self.hopeless = code in ADVICE
+
+    @classmethod
+    def at(cls, relpath: str, path: str, error: OSError) -> "StoreError":
+        """What went wrong with <stage>-<key>/<unit>..., or with another file of the store."""
+        folder, _, file = relpath.rpartition("/")
+        stage, unit = folder.split("/")[0].rpartition("-")[0], file.split(".")[0]
+        return cls(stage, unit, path, error.errno, error.strerror or str(error))
 
     def __str__(self) -> str:
-        return f"stage {self.stage or '-'}, unit {self.unit}: {self.why} ({self.path})"
+        advice = f"; {ADVICE[self.errno]}, then the same command goes on" if self.errno in ADVICE else ""
+        return f"stage {self.stage or '-'}, unit {self.unit}: {self.why} ({self.path}){advice}"
 
 
 class UnitFile(NamedTuple):
@@ -115,6 +132,36 @@ def write_local(path: str, data: bytes, first: bool) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def write_remote(system: fs.FileSystem, path: str, data: bytes, first: bool) -> None:
+    """One put, which shows the whole file or none."""
+    if first and system.get_file_info(path).type != fs.FileType.NotFound:
+        return
+    if system.type_name not in ("s3", "gcs", "abfs"):  # where folders are only names
+        system.create_dir(os.path.dirname(path), recursive=True)
+    with system.open_output_stream(path, compression=None) as stream:
+        stream.write(data)
+
+
+def read_file(system: fs.FileSystem, path: str) -> bytes | None:
+    """None without the file."""
+    with contextlib.suppress(FileNotFoundError), system.open_input_file(path) as file:
+        return cast(bytes, file.read())
+    return None
+
+
+def delete_file(system: fs.FileSystem, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        system.delete_file(path)
+
+
+def append_local(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def pack_table(table: pa.Table, meta: Meta) -> bytes:

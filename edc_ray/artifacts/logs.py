@@ -11,8 +11,6 @@ import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pyarrow import fs
-
 from edc_ray.artifacts.store import Artifact
 
 _LINE = re.compile(r"(\S+) attempt (\d+) (done|failed|lost) after ([\d.]+) s on (.*?)(?:: (.*))?")
@@ -58,9 +56,7 @@ def attempts(artifact: Artifact, unit: str) -> list[Attempt]:
 
 def logged(artifact: Artifact) -> list[str]:
     """The units that have a log."""
-    folder, store = f"{artifact.folder}/logs", artifact.store
-    with store._access(folder):
-        found = store._fs.get_file_info(fs.FileSelector(store._at(folder), allow_not_found=True))
+    found = artifact.store.listed(f"{artifact.folder}/logs")
     return sorted(info.base_name.removesuffix(".log") for info in found if info.base_name.endswith(".log"))
 
 

@@ -1,8 +1,10 @@
-"""A store as a whole: which artifacts it has, how much room there is, whether it can be written."""
+"""A store as a whole: which artifacts it has, how large, how much room there is, whether one may write."""
 
 import os
 import re
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 
 from pyarrow import fs
 
@@ -13,10 +15,40 @@ _FOLDER = re.compile(r"([a-z0-9_]+)-([0-9a-f]{12})")
 
 def every_artifact(store: Store) -> list[Artifact]:
     """All that have a folder, committed or not, by name. Raises StoreError."""
-    with store._access(""):
-        found = store._fs.get_file_info(fs.FileSelector(store._base, allow_not_found=True))
-    names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+    names = sorted(info.base_name for info in store.listed("") if info.type == fs.FileType.Directory)
     return [store.artifact(m[1], m[2]) for name in names if (m := _FOLDER.fullmatch(name))]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An artifact as it lies there. bytes: with checkpoints and logs. at: the last write, in s since 1970."""
+
+    artifact: Artifact
+    units: int
+    bytes: int
+    committed: bool
+    at: float
+
+
+def holding(artifact: Artifact) -> Holding:
+    """By a look at its folder; nothing is read. Raises StoreError."""
+    files = [info for info in artifact.store.listed(artifact.folder, deep=True) if info.is_file]
+    units = len({file.name for file in artifact._files("")})
+    committed = any(info.base_name == "manifest.json" for info in files)
+    at = max((info.mtime_ns / 1e9 for info in files), default=0.0)
+    return Holding(artifact, units, sum(info.size for info in files), committed, at)
+
+
+def remove(artifact: Artifact) -> None:
+    """All of it, and first its manifest, without which it does not exist. Raises StoreError."""
+    store = artifact.store
+    store.drop(f"{artifact.folder}/manifest.json")
+
+    def drop() -> None:
+        with suppress(FileNotFoundError):
+            store._fs.delete_dir(store._at(artifact.folder))
+
+    store._try(artifact.folder, drop)
 
 
 def free_bytes(store: Store) -> int | None:

@@ -7,17 +7,20 @@
 
 A file appears whole: written beside and moved, or one put to an object store; and every read compares it with
 the hash in its name. No pickle, no rename of folders, no lock.
-All that touches the store may raise StoreError, and ConfigError when what lies there has another schema.
+All that touches the store may raise StoreError, and ConfigError when what lies there has another schema. What
+may pass by itself (patience.py) is waited for, once the store has been seen.
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,16 +37,22 @@ from edc_ray.artifacts.files import (
     StoreError,
     Tensors,
     UnitFile,
+    append_local,
+    delete_file,
     pack,
     pack_table,
+    read_file,
     read_meta,
     to_json,
     unpack_meta,
     unpack_table,
     write_local,
+    write_remote,
 )
+from edc_ray.artifacts.patience import PATIENCE_SECONDS, patiently
 from edc_ray.config import ConfigError, check_uri, digest
 
+T = TypeVar("T")
 SCHEMA = 1
 _STAMP = b'{"schema": 1}'  # of store.json
 _LEGAL = f"must have schema {SCHEMA}: use another store, or the version of edc-ray that wrote this one"
@@ -53,9 +62,12 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """A folder or a URI of pyarrow.fs, not touched before the first use. Raises ConfigError for a bad URI."""
+    """A folder or a URI of pyarrow.fs, not touched before the first use. Raises ConfigError for a bad URI.
 
-    def __init__(self, root: str) -> None:
+    patience: seconds in which it may come back once it has been seen; a wrong name is told at once.
+    """
+
+    def __init__(self, root: str, patience: float = PATIENCE_SECONDS) -> None:
         check_uri("runtime.store", root)
         path = os.path.abspath(os.path.expanduser(root))
         try:
@@ -64,7 +76,8 @@ class Store:
             raise ConfigError("runtime.store", root, f"must be a folder or a URI: {error}") from error
         self.local = isinstance(self._fs, fs.LocalFileSystem)
         self.root, self._base = base if self.local else root, base.rstrip("/")
-        self._open = False  # its schema is known to be ours
+        self._open = False  # it has been seen, and its schema is ours
+        self._patience = patience
 
     def artifact(self, stage: str, key: str) -> "Artifact":
         return Artifact(self, stage, key)
@@ -76,10 +89,13 @@ class Store:
 
     def folder(self, name: str) -> str:
         """`path(name)`, for the files of other programs; a local folder is made."""
-        with self._access(name, create=True):
-            if self.local:
-                os.makedirs(self._at(name), exist_ok=True)
+        self._make_folder(name)
         return self.path(name)
+
+    def _make_folder(self, name: str) -> None:
+        """On a disk; in an object store folders are only names."""
+        make = functools.partial(os.makedirs, self._at(name), exist_ok=True) if self.local else lambda: None
+        self._try(name, make, create=True)
 
     @property
     def standing(self) -> str:
@@ -100,35 +116,23 @@ class Store:
             raise ConfigError("runtime.store", self.root, f"cannot be read: {error}") from error
 
     def exists(self, relpath: str) -> bool:
-        with self._access(relpath):
-            return bool(self._fs.get_file_info(self._at(relpath)).type != fs.FileType.NotFound)
+        info = self._try(relpath, lambda: self._fs.get_file_info(self._at(relpath)))
+        return bool(info.type != fs.FileType.NotFound)
 
     def get(self, relpath: str) -> bytes | None:
         """None without the file."""
-        with self._access(relpath), contextlib.suppress(FileNotFoundError):
-            with self._fs.open_input_file(self._at(relpath)) as file:
-                return cast(bytes, file.read())
-        return None
+        return self._try(relpath, lambda: read_file(self._fs, self._at(relpath)))
 
     def put(self, relpath: str, data: bytes, first: bool = False) -> None:
         """Atomic. `first` keeps a file that exists: always on a local disk, nearly so on an object store."""
-        path = self._at(relpath)
-        with self._access(relpath, create=True):
-            if self.local:
-                return write_local(path, data, first)
-            if first and self._fs.get_file_info(path).type != fs.FileType.NotFound:
-                return
-            if self._fs.type_name not in ("s3", "gcs", "abfs"):  # where folders are only names
-                self._fs.create_dir(os.path.dirname(path), recursive=True)
-            with self._fs.open_output_stream(path, compression=None) as stream:
-                stream.write(data)
+        remote = functools.partial(write_remote, self._fs)
+        write: Callable[[str, bytes, bool], None] = write_local if self.local else remote
+        self._try(relpath, lambda: write(self._at(relpath), data, first), create=True)
 
     @contextlib.contextmanager
     def alone(self, relpath: str) -> Iterator[None]:
         """Be the only process in this block. Raises BlockingIOError when another is in it (alone.py)."""
-        with self._access(relpath, create=True):
-            if self.local:
-                os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
+        self._make_folder(os.path.dirname(relpath))
         with locked(self._at(relpath)) if self.local else alive(self, relpath):
             yield
 
@@ -146,12 +150,7 @@ class Store:
         data = to_json(line).encode() + b"\n"
         if not self.local:
             return self.put(relpath, (self.get(relpath) or b"") + data)
-        with self._access(relpath, create=True):
-            os.makedirs(os.path.dirname(self._at(relpath)), exist_ok=True)
-            with open(self._at(relpath), "ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        self._try(relpath, lambda: append_local(self._at(relpath), data), create=True)
 
     def read_lines(self, relpath: str) -> list[dict[str, Any]]:
         """[] without the file. A line that a crash has torn is skipped with a warning."""
@@ -166,20 +165,32 @@ class Store:
     def _at(self, relpath: str) -> str:
         return f"{self._base}/{relpath}"
 
-    @contextlib.contextmanager
-    def _access(self, relpath: str, create: bool = False) -> Iterator[None]:
-        """Around all that touches the store: the schema is checked before, and errors get names."""
+    def _try(self, relpath: str, act: Callable[[], T], create: bool = False) -> T:
+        """Around all that touches the store: the schema is checked before, what may pass is waited for, and
+        errors get names.
+        """
         assert not relpath.startswith("/") and ".." not in relpath.split("/"), relpath
-        try:
+
+        def once() -> T:
             if not self._open and relpath != "store.json":
                 self._check_schema(create)
-            yield
+            self._check_there()
+            try:
+                return act()
+            finally:
+                self._check_there()
+
+        try:
+            return patiently(once, self._patience if self._open else 0.0)
         except StoreError:
             raise
         except OSError as error:
-            folder, _, file = relpath.rpartition("/")
-            stage, unit, why = folder.split("/")[0].rpartition("-")[0], file.split(".")[0], error.strerror
-            raise StoreError(stage, unit, self.path(relpath), error.errno, why or str(error)) from error
+            raise StoreError.at(relpath, self.path(relpath), error) from error
+
+    def _check_there(self) -> None:
+        """A disk or a share that has gone away is no empty store, and no place to write to."""
+        if self.local and self._open and not os.path.exists(self._at("store.json")):
+            raise OSError(errno.ESTALE, "the store is not there any more")
 
     def _check_schema(self, create: bool) -> None:
         if create:
@@ -189,11 +200,19 @@ class Store:
             raise ConfigError("runtime.store", f"{self.path('store.json')}: {stamp!r}", _LEGAL)
         self._open = stamp is not None
 
+    def listed(self, folder: str, deep: bool = False) -> list[fs.FileInfo]:
+        """What lies there; with deep also in its folders. [] without it."""
+
+        def look() -> list[fs.FileInfo]:
+            place = self._at(folder).rstrip("/")
+            return self._fs.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=deep))
+
+        return self._try(folder, look)
+
     def drop(self, *relpaths: str) -> None:
         """Delete files; those that are not there are no error."""
         for relpath in relpaths:
-            with self._access(relpath), contextlib.suppress(FileNotFoundError):
-                self._fs.delete_file(self._at(relpath))
+            self._try(relpath, functools.partial(delete_file, self._fs, self._at(relpath)))
 
 
 class Artifact:
@@ -260,23 +279,20 @@ class Artifact:
         """Rows of a table, in order, without reading the others: checked by the checksums of their pages."""
         groups = sorted({row // GROUP_ROWS for row in rows})
         place = {group: GROUP_ROWS * i for i, group in enumerate(groups)}
-        with self._rows(file) as table:
-            found = table.read_row_groups(groups, columns=list(columns))
+        found = self._table(file, lambda table: table.read_row_groups(groups, columns=list(columns)))
         return found.take([place[row // GROUP_ROWS] + row % GROUP_ROWS for row in rows])
 
     def table_meta(self, file: UnitFile) -> Meta:
         """What `write_table` was told, without reading the rows."""
-        with self._rows(file) as table:
-            return unpack_meta(table.schema_arrow)
+        return self._table(file, lambda table: unpack_meta(table.schema_arrow))
 
-    @contextlib.contextmanager
-    def _rows(self, file: UnitFile) -> Iterator[pq.ParquetFile]:
+    def _table(self, file: UnitFile, read: Callable[[pq.ParquetFile], T]) -> T:
+        def opened() -> T:
+            with self.store._fs.open_input_file(self.store._at(file.path)) as raw:
+                return read(pq.ParquetFile(raw, page_checksum_verification=True))
+
         try:
-            with (
-                self.store._access(file.path),
-                self.store._fs.open_input_file(self.store._at(file.path)) as raw,
-            ):
-                yield pq.ParquetFile(raw, page_checksum_verification=True)
+            return self.store._try(file.path, opened)
         except (pa.ArrowException, StoreError):
             self._load(file)  # says what is damaged
             raise
@@ -350,9 +366,7 @@ class Artifact:
     def _files(self, subfolder: str, unit: str | None = None) -> list[UnitFile]:
         """By name, that is checkpoints oldest first; all units, or one."""
         folder = self.folder + subfolder
-        with self.store._access(folder):
-            selector = fs.FileSelector(self.store._at(folder), allow_not_found=True)
-            sizes = {info.base_name: info.size for info in self.store._fs.get_file_info(selector)}
+        sizes = {info.base_name: info.size for info in self.store.listed(folder)}
         found = [match for name in sorted(sizes) if (match := _FILE.fullmatch(name))]
         return [UnitFile(m[1], f"{folder}/{m[0]}", m[2], sizes[m[0]]) for m in found if unit in (None, m[1])]
 

@@ -25,9 +25,15 @@ class Runtime:
     labels: Literal["inline", "stream"] = knob(
         "inline", "the student's worker labels its views, or Ray Data does"
     )
+    label_budget_gb: float | None = knob(
+        None, "stored labels over it are removed, the least recently used first", low=0, unit="GB"
+    )
     checkpoint_seconds: float = knob(30.0, "time between the checkpoints inside a unit", low=0, unit="s")
     idle_seconds: float = knob(30.0, "an idle worker is given back after this", low=0, unit="s")
     lease_seconds: float = knob(60.0, "a silent trial loses its evaluation after this", low=1, unit="s")
+    hang_seconds: float = knob(
+        3600.0, "a worker that tells nothing for so long counts as lost", low=1, unit="s"
+    )
     unit_retries: int = knob(3, "lost workers that one unit survives", low=0)
 
     def __post_init__(self) -> None:

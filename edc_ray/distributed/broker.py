@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from edc_ray.config import Runtime
+from edc_ray.distributed.budget import LabelBudget
+from edc_ray.distributed.curves import Curve, Curves, Report
 from edc_ray.distributed.ledger import LABELS, STUDENT, Ledger, Pages, Task, UnitFailed, Worker, WorkerLost
 
 __all__ = ["Broker", "LeaseEnded", "Outcome", "Report", "Summary", "UnitFailed", "WorkerLost"]
 
 T = TypeVar("T")
-Curve = tuple[tuple[int, float], ...]  # (per mille of the training, accuracy in [0, 1]), increasing
 FINISH = "all"  # the unit that folds the others of its stage
 REPAIRS = 2  # damaged inputs that one build survives
 
@@ -37,15 +38,6 @@ class Outcome:
 
     def then(self, later: "Outcome") -> "Outcome":
         return Outcome(self.key, self.hit and later.hit, self.seconds + later.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The accuracies of all seeds at one point of the training."""
-
-    progress: int  # per mille
-    accuracy: float  # mean of
-    accuracies: tuple[float, ...]  # one per seed, as Experiment.evaluate.seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +71,13 @@ class Graph(Protocol):
         """Is it made by those who need it?"""
         ...
 
+    def evict(self, store: Any, limit: float, held: frozenset[str], used: dict[str, int], /) -> list[str]:
+        """See LabelBudget."""
+        ...
+
     def discard(self, error: BaseException | None, store: Any, /) -> str | None:
         """If the error says that a file is damaged or gone: remove it and its manifest; return the key."""
         ...
-
-
-class Curves:
-    """The accuracies of a trial's seeds; a point is let out once every seed has reached it."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._seeds: dict[str, dict[int, float]] = {key: {} for key in keys}
-        self.told: list[Report] = []
-
-    def add(self, key: str, reports: Curve) -> list[Report]:
-        """The new points. Progress repeats what it said before."""
-        self._seeds[key].update(reports)
-        last = self.told[-1].progress if self.told else -1
-        common = set.intersection(*map(set, self._seeds.values()))
-        new = []
-        for progress in sorted(p for p in common if p > last):
-            accuracies = tuple(seed[progress] for seed in self._seeds.values())
-            new.append(Report(progress, sum(accuracies) / len(accuracies), accuracies))
-        self.told += new
-        return new
 
 
 @dataclass(eq=False, slots=True)
@@ -138,7 +114,8 @@ class Broker:
         label: a label job over pages of any number of artifacts; yields (key, Receipt) as they are finished.
         clock: seconds, monotonic.
         on_event: called with a name (stage_hit, stage_built, artifact_damaged, lease_ended, unit_done,
-            unit_paused, unit_retried, unit_failed, labels_started, worker_spawned, worker_killed) and tags.
+            unit_paused, unit_retried, unit_failed, labels_started, labels_evicted, worker_spawned,
+            worker_killed) and tags.
     """
 
     def __init__(
@@ -155,6 +132,7 @@ class Broker:
         self._graph, self._store, self._runtime = graph, store, runtime
         self._clock, self._event = clock, on_event
         self._ledger = Ledger(runtime, spawn, label, clock, on_event, self._heard)
+        self._labels = LabelBudget(graph.evict, store, runtime, on_event)
         self._flights: dict[tuple[str, float], _Flight] = {}
         self._leases: dict[str, _Lease] = {}
         self._ears: dict[str, set[Callable[[str, Curve], None]]] = {}  # by the student that they listen to
@@ -173,7 +151,8 @@ class Broker:
         Raises:
             UnitFailed: names stage, key and unit; the artifact may be asked for again later.
         """
-        return (await self._join(task, list(all_tasks), until))[task.key]
+        async with self._labels.held(all_tasks):
+            return (await self._join(task, list(all_tasks), until))[task.key]
 
     async def _join(self, task: Task, among: list[Task], until: float) -> dict[str, Outcome]:
         """Wait for the one build of this artifact; it is given up when its last waiter is cancelled."""
@@ -243,6 +222,8 @@ class Broker:
             units = await self._ask(self._graph.missing, task, until)
         todo = [unit for unit in units if unit not in finished]
         await every([self._ledger.run(task, unit, until, (*rank, i)) for i, unit in enumerate(todo)])
+        if task.stage == LABELS:
+            await self._labels.trim()
         if until < 1:
             return
         if self._graph.finish(task):
@@ -317,12 +298,14 @@ class Broker:
                 hear(student.key, await asyncio.to_thread(self._graph.reports, student, self._store))
             return outcomes
 
-        with self._listening(students, hear):
-            for stop in stops:
-                await items.join()
-                parts = await every([leg(student, stop) for student in students])
-                for key, new in {k: v for part in parts for k, v in part.items()}.items():
-                    total[key] = total[key].then(new) if key in total else new
+        async with self._labels.held(tasks):
+            with self._listening(students, hear):
+                for stop in stops:
+                    await items.join()
+                    parts = await every([leg(student, stop) for student in students])
+                    for key, new in {k: v for part in parts for k, v in part.items()}.items():
+                        total[key] = total[key].then(new) if key in total else new
+        await self._labels.trim()
         items.put_nowait(_summary(tasks, total, curves.told))
 
     @contextmanager

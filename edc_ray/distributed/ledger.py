@@ -325,13 +325,11 @@ class Ledger:
                     self._settle(job, outcome)  # of no use without the one that was given up
                 else:
                     self._push(job)
-            elif (
-                len(left) > 1
-            ):  # which page it was is not known: each in a job of its own, the good are spared
+            elif len(left) == 1 or getattr(outcome, "hopeless", False):
+                self._settle(job, outcome)
+            else:  # which page it was is not known: each in a job of its own, the good are spared
                 job.alone = True
                 self._push(job)
-            else:
-                self._settle(job, outcome)
         self._wake()
 
     def _lose(self, job: Job, error: WorkerLost) -> None:

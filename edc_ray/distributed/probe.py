@@ -9,7 +9,7 @@ import ray
 
 from edc_ray.artifacts import Store, StoreError
 
-SEE_SECONDS = 10.0  # a shared folder may show a new file late
+SEE_SECONDS = 20.0  # a shared folder may show a new file late, or be away for a moment
 
 
 class NotShared(OSError):

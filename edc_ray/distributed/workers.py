@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
@@ -73,7 +73,7 @@ def offers(share: Mapping[str, float]) -> list[Mapping[str, float]]:
     return [*found, share] if state.autoscaler_state_version and not refused else found
 
 
-def own_error(error: RayError) -> BaseException:
+def own_error(error: RayError | WorkerLost) -> BaseException:
     """What went wrong inside the actor; what is no error of the unit means that the worker is lost."""
     cause: BaseException | None = error
     while isinstance(cause, RayTaskError):  # nested, where it has crossed several processes
@@ -96,7 +96,7 @@ class RayWorker:
         self, name: str, site: Site, runtime: Runtime, heard: Callable[[Task, Progress | Receipt], None]
     ) -> None:
         self._actor, self._heard = start_actor(name, site, runtime), heard
-        self._name, self._root = name, site.root
+        self._name, self._root, self._silence = name, site.root, runtime.hang_seconds
         self._ready = self._actor.ready.remote()
         self.waiting = True  # for a node
 
@@ -106,12 +106,11 @@ class RayWorker:
         try:
             await self._ready
             self.waiting = False
-            async for ref in stream:
-                item = await ref
+            while (item := await _next(stream, self._silence)) is not None:
                 self._heard(task, item)
                 yield item
             ended = True
-        except RayError as error:
+        except (RayError, WorkerLost) as error:
             ended, cause = True, own_error(error)
             if isinstance(cause, WorkerLost):
                 await asyncio.to_thread(log_loss, self._root, self._name, task, unit, began, cause)
@@ -123,6 +122,20 @@ class RayWorker:
     def kill(self) -> None:
         self.waiting = False
         ray.kill(self._actor)
+
+
+async def _next(stream: Any, seconds: float) -> Progress | Receipt | None:
+    """The next item; None at the end. Raises WorkerLost when there is none for so long."""
+
+    async def item() -> Progress | Receipt | None:
+        async for ref in stream:
+            return cast(Progress | Receipt, await ref)
+        return None
+
+    try:
+        return await asyncio.wait_for(item(), seconds)
+    except TimeoutError:
+        raise WorkerLost(f"nothing was heard of it for {seconds:g} s (runtime.hang_seconds)") from None
 
 
 class RayMapper:

@@ -2,6 +2,7 @@
 
 from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, refitted, whole, with_seed
 from edc_ray.pipeline.checks import check, check_names
+from edc_ray.pipeline.evict import evict
 from edc_ray.pipeline.graph import (
     PlanRow,
     commit,
@@ -31,7 +32,7 @@ __all__ = [
     "CONFIRM_SEED", "COSTS",
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
-    "ensure", "facts", "finish", "in_process", "is_hit", "key", "log_attempt", "manifest", "missing",
+    "ensure", "evict", "facts", "finish", "in_process", "is_hit", "key", "log_attempt", "manifest", "missing",
     "needed", "parents", "plan", "refitted", "reports", "skipped", "tasks", "unit_of", "units", "whole",
     "with_seed",
 ]  # fmt: skip
