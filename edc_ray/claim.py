@@ -110,7 +110,7 @@ class Claim:
 
     def all_hits(self) -> tuple[int, int]:
         """The hits of a run that finds everything there."""
-        tasks = {(task.stage, task.key): task for task in self._everything()}.values()
+        tasks = {(task.stage, task.key): task for task in self.everything()}.values()
         return sum(self._there(task) for task in tasks), 0
 
     def make(self, broker: "BrokerHandle", say: Say) -> None:
@@ -181,7 +181,8 @@ class Claim:
         states = [trial.state.name.lower() for trial in space.finished(self.study)]
         return {state: states.count(state) for state in sorted(set(states))}
 
-    def _everything(self) -> Iterator[pipeline.Task]:
+    def everything(self) -> Iterator[pipeline.Task]:
+        """Every artifact of the trials that ended and of the confirmation; some more than once."""
         for trial in space.finished(self.study):
             yield from pipeline.tasks(self.experiment(trial))
         for arm in self.arms().values():
@@ -193,7 +194,7 @@ class Claim:
     def _cost(self) -> Mapping[str, float]:
         """Core-seconds of the units that the sweep's artifacts were made with, whoever made them."""
         spent = {
-            (task.stage, task.key): pipeline.core_seconds(task, self.store) for task in self._everything()
+            (task.stage, task.key): pipeline.core_seconds(task, self.store) for task in self.everything()
         }
         sets = [self._task(e, "recover") for e in self.arms().get("condensed", [self.experiment(self.best)])]
         return {

@@ -214,11 +214,32 @@ def _parser() -> argparse.ArgumentParser:
     looking = commands.add_parser("status", help=text, description=text)
     looking.add_argument("folder", nargs="?", metavar="FOLDER|URI", help="of the sweep; needs no cluster")
     looking.add_argument("--address", nargs="?", const="auto", help="of a Ray cluster; default: the one here")
+    _add_store(commands)
     text = "published results and baselines: what is done, published and measured accuracy"
     listing = commands.add_parser("presets", help=text, description=text)
     listing.add_argument("pattern", nargs="?", help="a part of the name, or a shell pattern; default: all")
     listing.add_argument("--markdown", action="store_true", help="docs/presets.md, on standard output")
     return parser
+
+
+def _add_store(commands: Any) -> None:
+    keeping = commands.add_parser("store", help="what a store holds; its checksums; what no sweep needs")
+    acts = keeping.add_subparsers(dest="act", required=True)
+
+    def add_act(name: str, text: str) -> argparse.ArgumentParser:
+        act = acts.add_parser(name, help=text, description=text)
+        act.add_argument(
+            "store", nargs="?", default=Runtime().store, metavar="FOLDER|URI", help="default: store"
+        )
+        return act
+
+    add_act("ls", "artifacts, units and bytes by stage")
+    add_act("verify", "read every finished artifact; exit code 1 and a list where one is damaged")
+    removing = add_act("gc", "remove the artifacts that no kept sweep, and none that runs, needs")
+    removing.add_argument(
+        "--keep", nargs="+", required=True, metavar="FOLDER|URI|FILE", help="of a sweep or ladder"
+    )
+    removing.add_argument("--yes", action="store_true", help="remove them; without it they are only listed")
 
 
 def _presets(pattern: str | None, markdown: bool) -> None:
@@ -247,6 +268,21 @@ def _status(folder: str | None, address: str | None) -> None:
     print("\n".join(status.lines(folder, address)))
 
 
+def _store(args: argparse.Namespace) -> None:
+    from edc_ray import stock  # Optuna, as for a report
+
+    store = Store(args.store)
+    store.check()
+    if not store.exists("store.json"):
+        raise ConfigError("store", args.store, "is no store: it has no store.json")
+    if args.act == "ls":
+        print("\n".join(stock.ls(store)))
+    elif args.act == "gc":
+        stock.gc(store, args.keep, args.yes, print)
+    elif stock.verify(store, print):
+        raise RuntimeError("the store is damaged; a command that reads these files makes them again")
+
+
 def _report(folder: str) -> None:
     from edc_ray import report
 
@@ -268,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": lambda: _report(args.target),
         "doctor": lambda: _doctor(args.target, args.set),
         "status": lambda: _status(args.folder, args.address),
+        "store": lambda: _store(args),
         "presets": lambda: _presets(args.pattern, args.markdown),
     }
     return sweep.guarded(commands[args.command])

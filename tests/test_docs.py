@@ -63,6 +63,7 @@ def test_the_readme_shows_the_commands() -> None:
         "status",
         "doctor",
         "presets",
+        "store",
     }
 
 
@@ -82,7 +83,11 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     if args.command == "presets":
         assert args.markdown or presets.find(args.pattern)
         return
-    if args.command in ("report", "status") or args.target is None or args.target.startswith("store/"):
+    if (
+        args.command in ("report", "status", "store")
+        or args.target is None
+        or args.target.startswith("store/")
+    ):
         return  # of a sweep that has run
     if "dataset.path=FOLDER" in args.set:
         args.set.remove("dataset.path=FOLDER")
