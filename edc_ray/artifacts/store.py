@@ -88,14 +88,10 @@ class Store:
         return "/".join([base.rstrip("/"), *names]) + mark + query
 
     def folder(self, name: str) -> str:
-        """`path(name)`, for the files of other programs; a local folder is made."""
-        self._make_folder(name)
-        return self.path(name)
-
-    def _make_folder(self, name: str) -> None:
-        """On a disk; in an object store folders are only names."""
+        """`path(name)`, for the files of other programs; a local folder is made, others are only names."""
         make = functools.partial(os.makedirs, self._at(name), exist_ok=True) if self.local else lambda: None
         self._try(name, make, create=True)
+        return self.path(name)
 
     @property
     def standing(self) -> str:
@@ -132,7 +128,7 @@ class Store:
     @contextlib.contextmanager
     def alone(self, relpath: str) -> Iterator[None]:
         """Be the only process in this block. Raises BlockingIOError when another is in it (alone.py)."""
-        self._make_folder(os.path.dirname(relpath))
+        self.folder(os.path.dirname(relpath))
         with locked(self._at(relpath)) if self.local else alive(self, relpath):
             yield
 
