@@ -178,7 +178,7 @@ def test_gc_refuses_what_it_cannot_tell(
     for argv, why in (
         ((other.root, "--keep", kept), f"must be in the store {other.root}"),
         ((store.root, "--keep", store.path("sweeps/none")), "is not of a sweep"),
-        ((store.root, "--keep", str(tmp_path / "none.yaml")), "none.yaml"),
+        ((store.root, "--keep", str(tmp_path / "none.yaml")), "no such file"),
     ):
         code, _, err = command(capsys, "gc", *argv, "--yes")
         assert code == 2 and why in err
