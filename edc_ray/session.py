@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -29,6 +30,24 @@ ENVIRONMENT = {
 }
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: `ray job stop`, `scancel`, a machine that is being shut down."""
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Stopped
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM raises Stopped in the block, so that it ends as by Ctrl-C. For the main thread."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def _prepared() -> Any:
     """Ray, which reads its environment when it is imported."""
     for name, value in ENVIRONMENT.items():
@@ -49,7 +68,9 @@ def cluster(runtime: Runtime) -> Iterator[None]:
         local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         local |= {"object_store_memory": 256 * 2**20}
         local |= {} if runtime.gpus_per_worker else {"num_gpus": 0}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(namespace="edc", log_to_driver=False, logging_level=logging.ERROR, **local)
+    signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)  # Ray's own ends in a trace of its C++
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from edc_ray import config, ladder, pipeline
 from edc_ray.artifacts import Damaged, Missing, Store
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.distributed.ledger import UnitFailed, told
-from edc_ray.session import cluster, say, watched
+from edc_ray.session import Stopped, cluster, say, stoppable, watched
 from edc_ray.specs import anchored, flatten, is_ladder, load_file, under
 
 if TYPE_CHECKING:  # Optuna, which only a search needs
@@ -253,16 +253,19 @@ def start(file: str, changes: Sequence[str]) -> None:
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """The exit code of a command: 0 = done; 1 = failed; 2 = the input is wrong. One line says why."""
+    """The exit code of a command: 0 = done; 1 = failed; 2 = the input is wrong; 130 and 143 = interrupted by
+    Ctrl-C and SIGTERM. One line says why.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        command()
+        with stoppable():
+            command()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Stopped) else 130
     except (OSError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
         print(f"failed: {told(error)}", file=sys.stderr)
         return 1

@@ -66,17 +66,23 @@ class BrokerHandle:
 
     def evaluate_all(self, experiments: Iterable[Experiment], done: Callable[[int, Summary], None]) -> None:
         """All at once; done(index, summary) is called as they end. The first error is raised at the end."""
-        listed = list(experiments)
+        listed = [(f"final-{i}-{uuid.uuid4().hex[:6]}", e) for i, e in enumerate(experiments)]
 
         def one(index: int) -> None:
-            with self.lease(f"final-{index}-{uuid.uuid4().hex[:6]}") as lease:
-                for item in self.evaluate(listed[index], lease):
+            name, experiment = listed[index]
+            with self.lease(name):
+                for item in self.evaluate(experiment, name):
                     if isinstance(item, Summary):
                         done(index, item)
 
         with ThreadPoolExecutor(max_workers=max(1, len(listed))) as threads:
-            for future in [threads.submit(one, index) for index in range(len(listed))]:
-                future.result()
+            try:
+                for future in [threads.submit(one, index) for index in range(len(listed))]:
+                    future.result()
+            except KeyboardInterrupt:
+                for name, _ in listed:  # the threads wait for what would go on for hours
+                    self.actor.release.remote(name)
+                raise
 
 
 def trial(
