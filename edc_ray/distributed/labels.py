@@ -60,6 +60,7 @@ def label_pages(site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[st
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
     )
+    receipts.set_name("labels")  # as the dashboard shows it
     for row in receipts.iter_rows():
         found = json.loads(row["receipt"])
         yield found["key"], Receipt(**found["receipt"])
