@@ -1,4 +1,4 @@
-"""A real `ray start --head` with a dashboard, for tests: on the loopback interface only, small, and ended by pid."""
+"""A real `ray start --head` with a dashboard, for tests: small, on the loopback interface, ended by pid."""
 
 import contextlib
 import json

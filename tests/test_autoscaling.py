@@ -1,4 +1,4 @@
-"""Ray's own autoscaler, with nodes that are processes: from no worker up to the cap and back, and a lost one replaced."""
+"""Ray's own autoscaler, whose nodes are processes: from none up to the cap and back; a lost one replaced."""
 
 import contextlib
 import json
@@ -32,15 +32,17 @@ def autoscaled(folder: Path, **kinds: dict[str, Any]) -> Iterator[Head]:
     config = {
         "cluster_name": "fake", "max_workers": 8, "idle_timeout_minutes": IDLE_SECONDS / 60,
         "upscaling_speed": 1.0, "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [],
+        "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
+        "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],
         "provider": {
             "type": "external", "gcs_address": f"127.0.0.1:{port}", "head_node_id": HEAD_ID,
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True, "use_node_id_as_ip": True, "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",  # as the provider calls it
         "available_node_types": {
-            "head": {"node_config": {}, "resources": {"CPU": 0}, "max_workers": 0},
+            "ray.head.default": {"node_config": {}, "resources": {"CPU": 0}, "max_workers": 0},
             **{name: {"node_config": {}, "min_workers": 0} | kind for name, kind in kinds.items()},
         },
     }  # fmt: skip
@@ -58,10 +60,12 @@ class Nodes:
     """The nodes but the head, by the pid of their raylet, and what was seen of them."""
 
     def __init__(self, cluster: Head) -> None:
-        self._root, self.most, self.busy = cluster.process.pid, 0, dict[int, set[str]]()
+        self._head, self.most, self.busy = cluster.process, 0, dict[int, set[str]]()
 
     def now(self) -> list[int]:
-        raylets = [pid for pid, line in tiny.titles(self._root).items() if "/raylet/raylet\0" in line]
+        assert self._head.poll() is None, "the head has ended"
+        lines = tiny.titles(self._head.pid)
+        raylets = [pid for pid, line in lines.items() if line.split("\0")[0].endswith("/raylet/raylet")]
         alive = raylets[1:]  # the first is the head's
         self.most = max(self.most, len(alive))
         for pid in alive:

@@ -31,7 +31,13 @@ QUICK = CHEAP | {
 def line(file: str, store: Path, changes: dict[str, str]) -> list[str]:
     """What comes behind `ray job submit --`."""
     given = changes | {"runtime.store": str(store)}
-    return ["python", "-m", "edc_ray.sweep", file, *(f"--set={name}={value}" for name, value in given.items())]
+    return [
+        "python",
+        "-m",
+        "edc_ray.sweep",
+        file,
+        *(f"--set={name}={value}" for name, value in given.items()),
+    ]
 
 
 def submit(cluster: Head, words: list[str], *options: str, code: int = 0, **env: str) -> str:
@@ -114,7 +120,7 @@ def test_a_sweep_that_fails_fails_its_job(cluster: Head, tmp_path: Path) -> None
     assert cluster.job(job_of(refused))["driver_exit_code"] == 2
 
 
-# --- the user's line, on a head that has the package ---------------------------------------------------------
+# --- the user's line, on a head that has the package --------------------------------------------------------
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ def write_parquet(folder: Path, images: int) -> None:
 
 
 def test_the_users_line_on_a_head_that_has_the_package(tmp_path: Path, installed: Path) -> None:
-    """`ray job submit -- python -m edc_ray.sweep sweeps/design_space.yaml`, only made smaller; with a token."""
+    """`ray job submit -- python -m edc_ray.sweep sweeps/design_space.yaml`, made smaller; with a token."""
     write_parquet(tmp_path / "data", 600)
     small = CHEAP | {
         "budget.trials": "2", "dataset.limit": "500", "init.ipc": "1", "runtime.gpus_per_worker": "0",
