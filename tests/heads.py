@@ -74,13 +74,13 @@ class Head:
 
 
 @contextlib.contextmanager
-def head(*options: str, port: int | None = None, **env: str) -> Iterator[Head]:
+def head(*options: str, port: int | None = None, env: dict[str, str] | None = None) -> Iterator[Head]:
     """Runs while the block does. options: of `ray start`; env: of it and of all that it starts."""
     gcs, dashboard, agent, client, metrics = free_ports(5)
     gcs = port or gcs
     with tempfile.TemporaryDirectory(prefix="edc-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         own = {name: os.environ[name] for name in os.environ if not name.startswith(("RAY_", "PYTHONPATH"))}
-        environment = own | QUIET | {"RAY_TMPDIR": temporary} | env
+        environment = own | QUIET | {"RAY_TMPDIR": temporary} | (env or {})
         command = [
             *RAY, "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={temporary}/ray",
             f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",

@@ -132,8 +132,8 @@ def installed(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    make = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path]
-    subprocess.run([*make, source], check=True, timeout=120)
+    make = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
+    subprocess.run([*make, str(tmp_path), str(source)], check=True, timeout=120)
     (wheel,) = tmp_path.glob("edc_ray-*.whl")
     shutil.unpack_archive(wheel, site, "zip")
     return site
@@ -159,7 +159,7 @@ def test_the_users_line_on_a_head_that_has_the_package(tmp_path: Path, installed
         "runtime.workers": "2", "dataset.name": "parquet", "dataset.path": str(tmp_path / "data"),
     }  # fmt: skip
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-test-alone-0123456789"}
-    with head("--num-cpus=4", PYTHONPATH=str(installed), **token) as cluster:
+    with head("--num-cpus=4", env={"PYTHONPATH": str(installed)} | token) as cluster:
         where = submit(cluster, ["python", "-c", "import edc_ray; print(edc_ray.__path__)"])
         assert f"['{installed}/edc_ray']" in where
         refused = submit(cluster, ["true"], code=1, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN="")
