@@ -148,12 +148,12 @@ def kill(title: str) -> int:
     return pid
 
 
-def until(happened: Callable[[], Any], why: str, seconds: float = 60.0) -> Any:
-    """Ask again until it is true; a bound, not a verdict."""
+def until(happened: Callable[[], Any], why: str, seconds: float = 60.0, pause: float = 0.02) -> Any:
+    """Ask again until it is true; a bound, not a verdict. pause: seconds between two questions."""
     end = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < end, f"waited in vain until {why}"
-        time.sleep(0.02)
+        time.sleep(pause)
     return answer
 
 
