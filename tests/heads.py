@@ -50,7 +50,7 @@ class Head:
         given = {**self.env, "RAY_ADDRESS": self.dashboard, **env}
         done = subprocess.run(
             [*RAY, *words], cwd=cwd, env={name: value for name, value in given.items() if value},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=560,
         )  # fmt: skip
         assert done.returncode == code, f"{done.returncode}: {done.stdout}"
         return done.stdout
