@@ -113,6 +113,9 @@ class World:
     def missing(self, task: ToyTask, store: Any, runtime: Any, until: float = 1.0) -> list[str]:
         return [unit for unit in self.units(task, until) if unit not in self.files.get(task.key, ())]
 
+    def finished(self, task: ToyTask, unit: str, store: Any) -> bool:
+        return unit in self.files.get(task.key, ())
+
     def is_hit(self, task: ToyTask, store: Any, runtime: Any, until: float = 1.0) -> bool:
         return task.key in self.committed
 
@@ -251,6 +254,8 @@ class ToyWorker:
                 yield Progress(curve(task.key, self.world.students[task.key]))
             else:
                 self.world.put(task, unit)
+                if error := self.world.fail(task.key, unit, last):
+                    raise error
                 yield Receipt(unit)
         finally:
             await self.world.pause("closing", unit)
@@ -383,6 +388,16 @@ async def test_a_lost_unit_goes_to_another_worker() -> None:
     async with world.broker(workers=2) as broker:
         await broker.build(world.task(Exp(), "recover"), world.tasks(Exp()))
     assert world.events["unit_retried"] == 3 and len(world.made) == len(set(world.made)) == 11
+
+
+@in_loop
+async def test_what_a_lost_worker_had_written_is_not_made_again() -> None:
+    world = World()
+    world.fail = lost_at(("recover-a", "unit-1", 2), ("recover-a", "all", 2))
+    async with world.broker(workers=2) as broker:
+        await broker.build(world.task(Exp(), "recover"), world.tasks(Exp()))
+    assert world.events["unit_retried"] == 2 and len(world.made) == len(set(world.made)) == 11
+    assert world.made == world.started
 
 
 def test_a_student_resumes_from_its_checkpoint_with_the_same_reports() -> None:

@@ -75,6 +75,18 @@ def test_a_killed_labeller_costs_no_page(images: Store, reference: tuple[Store, 
     assert_finished(found, images, wanted, reference[1])
 
 
+def test_a_page_that_a_lost_labeller_has_written_is_not_made_again(
+    images: Store, reference: tuple[Store, tiny.Bits]
+) -> None:
+    wanted = pages(labels())
+    before = pipeline.in_process(images, HOW)
+    (_, receipt), *_ = [item for item in before(labels(), ["page-00001"]) if isinstance(item[1], Receipt)]
+    found = list(label_pages(Site.mark(images.root), HOW, wanted))
+    assert (labels().key, receipt) in found
+    assert_finished(found, images, wanted, reference[1])
+    assert len(list(Path(images.root).glob("relabel-*/page-*"))) == len(wanted)
+
+
 def test_a_pages_error_arrives_with_its_cause(images: Store) -> None:
     (squeezed,) = Path(images.root).glob("squeeze-*/vgg5_w16.*")
     squeezed.write_bytes(squeezed.read_bytes()[:-1])

@@ -58,6 +58,7 @@ class Graph(Protocol):
     def parents(self, task: Any, among: list[Any], /) -> list[Any]: ...
     def is_hit(self, task: Any, store: Any, runtime: Any, until: float, /) -> bool: ...
     def missing(self, task: Any, store: Any, runtime: Any, until: float, /) -> list[str]: ...
+    def finished(self, task: Any, unit: str, store: Any, /) -> bool: ...
     def commit(self, task: Any, store: Any, runtime: Any, /) -> Any: ...
     def finish(self, task: Any, /) -> bool:
         """Is there a unit "all" to run after the others?"""
@@ -131,7 +132,7 @@ class Broker:
     ) -> None:
         self._graph, self._store, self._runtime = graph, store, runtime
         self._clock, self._event = clock, on_event
-        self._ledger = Ledger(runtime, spawn, label, clock, on_event, self._heard)
+        self._ledger = Ledger(runtime, spawn, label, self._finished, clock, on_event, self._heard)
         self._labels = LabelBudget(graph.evict, store, runtime, on_event)
         self._flights: dict[tuple[str, float], _Flight] = {}
         self._leases: dict[str, _Lease] = {}
@@ -237,6 +238,9 @@ class Broker:
             skipped = self._graph.skipped(parent, self._runtime)
             found += self._graph.parents(parent, among) if skipped else [parent]
         return found
+
+    def _finished(self, task: Task, unit: str) -> bool:
+        return self._graph.finished(task, unit, self._store)
 
     async def _ask(self, question: Callable[[Any, Any, Any, float], T], task: Task, until: float) -> T:
         return await asyncio.to_thread(question, task, self._store, self._runtime, until)

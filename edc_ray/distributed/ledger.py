@@ -105,11 +105,12 @@ class Ledger:
         runtime: Runtime,
         spawn: Callable[[], Worker],
         label: Callable[[Pages], AsyncGenerator[tuple[str, Any], None]],
+        finished: Callable[[Task, str], bool],
         clock: Callable[[], float],
         on_event: Callable[..., None],
         heard: Callable[[str, tuple[tuple[int, float], ...]], None],
     ) -> None:
-        self._runtime, self._spawn, self._label = runtime, spawn, label
+        self._runtime, self._spawn, self._label, self._finished = runtime, spawn, label, finished
         self._clock, self._event, self._heard = clock, on_event, heard
         self._label_slots = (
             1 if runtime.gpus_per_worker else 0
@@ -269,10 +270,13 @@ class Ledger:
         outcome: bool | Exception
         began = self._clock()
         try:
-            if worker is None:
-                worker = self._busy[job] = self._spawn()
-                self._event("worker_spawned")
-            outcome = await self._follow(job, worker)
+            if job.losses and await asyncio.to_thread(self._finished, job.task, job.unit):
+                outcome = True  # its lost worker had written it, and not told
+            else:
+                if worker is None:
+                    worker = self._busy[job] = self._spawn()
+                    self._event("worker_spawned")
+                outcome = await self._follow(job, worker)
         except Exception as error:  # whatever it is, it is reported to those who wait for the unit
             outcome = error
         del self._busy[job]

@@ -10,6 +10,7 @@ from edc_ray.pipeline.graph import (
     discard,
     facts,
     finish,
+    finished,
     is_hit,
     key,
     manifest,
@@ -32,7 +33,7 @@ __all__ = [
     "CONFIRM_SEED", "COSTS",
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
-    "ensure", "evict", "facts", "finish", "in_process", "is_hit", "key", "log_attempt", "manifest", "missing",
-    "needed", "parents", "plan", "refitted", "reports", "skipped", "tasks", "unit_of", "units", "whole",
-    "with_seed",
+    "ensure", "evict", "facts", "finish", "finished", "in_process", "is_hit", "key", "log_attempt",
+    "manifest", "missing", "needed", "parents", "plan", "refitted", "reports", "skipped", "tasks", "unit_of",
+    "units", "whole", "with_seed",
 ]  # fmt: skip

@@ -147,6 +147,11 @@ def missing(task: Task, store: Store, runtime: Runtime, until: float = 1.0) -> l
     return [unit for unit in units(task, runtime, until) if unit not in done]
 
 
+def finished(task: Task, unit: str, store: Store) -> bool:
+    """Does the unit have a file?"""
+    return unit in _artifact(task, store).units()
+
+
 def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
     """Write the manifest, which makes the artifact exist. Losing a race is success: the winner's returns."""
     artifact = _artifact(task, store)
