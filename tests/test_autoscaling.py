@@ -1,0 +1,158 @@
+"""Ray's own autoscaler, whose nodes are processes: from none up to the cap and back; a lost one replaced."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from edc_ray import space
+from tests import tiny
+from tests.heads import Head, free_ports, head
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+ROOT = Path(__file__).parents[1]
+HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # as the fake provider knows it
+IDLE_SECONDS = 6
+
+
+@contextlib.contextmanager
+def autoscaled(folder: Path, **kinds: dict[str, Any]) -> Iterator[Head]:
+    """A head without processors, and nodes of each kind when somebody asks for them.
+
+    kinds: by name, what a node has and how many there may be.
+    """
+    (port,) = free_ports(1)
+    config = {
+        "cluster_name": "fake", "max_workers": 8, "idle_timeout_minutes": IDLE_SECONDS / 60,
+        "upscaling_speed": 1.0, "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [],
+        "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
+        "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],
+        "provider": {
+            "type": "external", "gcs_address": f"127.0.0.1:{port}", "head_node_id": HEAD_ID,
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "launch_multiple": True, "use_node_id_as_ip": True, "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "head_node_type": "ray.head.default",  # as the provider calls it
+        "available_node_types": {
+            "ray.head.default": {"node_config": {}, "resources": {"CPU": 0}, "max_workers": 0},
+            **{name: {"node_config": {}, "min_workers": 0} | kind for name, kind in kinds.items()},
+        },
+    }  # fmt: skip
+    file = folder / "autoscaling.json"
+    file.write_text(json.dumps(config))
+    environment = {
+        "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "PYTHONPATH": str(ROOT),
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    }  # fmt: skip
+    with head(f"--autoscaling-config={file}", "--num-cpus=0", port=port, env=environment) as cluster:
+        yield cluster
+
+
+class Nodes:
+    """The nodes but the head, by the pid of their raylet, and what was seen of them."""
+
+    def __init__(self, cluster: Head) -> None:
+        self._head, self.most, self.busy = cluster.process, 0, dict[int, set[str]]()
+
+    def now(self) -> list[int]:
+        assert self._head.poll() is None, "the head has ended"
+        lines = tiny.titles(self._head.pid)
+        raylets = [pid for pid, line in lines.items() if line.split("\0")[0].endswith("/raylet/raylet")]
+        alive = raylets[1:]  # the first is the head's
+        self.most = max(self.most, len(alive))
+        for pid in alive:
+            at_work = [line for line in tiny.titles(pid).values() if re.match(r"ray::\w+:", line)]
+            self.busy.setdefault(pid, set()).update(line.split(":")[2] for line in at_work)
+        return alive
+
+    def kill(self, pid: int) -> None:
+        """kill -9 of a node's raylet and of all its workers, as when a spot machine is taken away."""
+        for one in (pid, *tiny.titles(pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+
+
+def submit(cluster: Head, file: str) -> str:
+    """Returns the job's name. The head has the package: fake nodes share the folder of a --working-dir, which
+    the first that goes would take away.
+    """
+    words = ["--no-wait", "--", "python", "-m", "edc_ray.sweep", file]
+    (name,) = set(re.findall(r"Job '(\w+)' submitted", cluster.ray("job", "submit", *words, cwd=ROOT)))
+    return str(name)
+
+
+def succeeded(cluster: Head, job: str) -> bool:
+    found = cluster.job(job)
+    assert found["status"] != "FAILED", found["message"]
+    return bool(found["status"] == "SUCCEEDED")
+
+
+def ended(folder: Path) -> int:
+    """How many trials have come to their end."""
+    journal = folder / "store/sweeps/tiny/study.journal"
+    return len(space.finished(space.read_study(journal.parent))) if journal.exists() else 0
+
+
+def test_nodes_come_when_asked_for_and_go_and_a_lost_one_is_replaced(tmp_path: Path) -> None:
+    gpu = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 4}
+    file = tiny.sweep_file(
+        tmp_path, confirm={"seeds": 0}, budget={"trials": 8}, runtime__workers=2,
+        runtime__gpus_per_worker=1.0,
+        runtime__checkpoint_seconds=0.5, experiment=tiny.CHANGES | {"evaluate.epochs": 30},
+    )  # fmt: skip
+    with autoscaled(tmp_path, spot=gpu) as cluster:
+        nodes = Nodes(cluster)
+        assert not nodes.now()
+        job = submit(cluster, file)
+        tiny.until(lambda: len(nodes.now()) == 2, "both nodes have come", seconds=120, pause=0.5)
+        tiny.until(lambda: nodes.now() and ended(tmp_path) >= 1, "a trial has ended", seconds=120, pause=0.5)
+        lost = tiny.until(lambda: [pid for pid in nodes.now() if at_work(pid)], "one is at work", pause=0.5)[
+            0
+        ]
+        nodes.kill(lost)
+        tiny.until(lambda: len(nodes.now()) == 2, "another one has come", seconds=120, pause=0.5)
+        tiny.until(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=200, pause=0.5)
+        tiny.until(lambda: not nodes.now(), "the nodes have gone", seconds=120, pause=0.5)
+    assert nodes.most == 2 and len(nodes.busy) >= 3
+    study = space.read_study(tmp_path / "store/sweeps/tiny")
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 8 == len(space.finished(study))
+
+
+def at_work(pid: int) -> list[str]:
+    """The units that a node runs."""
+    return [line for line in tiny.titles(pid).values() if re.match(r"ray::(recover|evaluate):", line)]
+
+
+GPU, LARGE = {"CPU": 4, "GPU": 1, "accelerator_type:L4": 1}, {"CPU": 4, "GPU": 2, "accelerator_type:H100": 1}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "workers", "share", "labels"),
+    [
+        pytest.param([GPU], 1, 1.0, "stream", id="one-gpu-and-streamed-labels"),
+        pytest.param([GPU], 2, 0.5, "stream", id="two-workers-on-one-gpu"),
+        pytest.param([GPU, LARGE], 3, 1.0, "inline", id="two-types-of-gpu"),
+    ],
+)
+def test_the_gpus_that_there_are_suffice(
+    tmp_path: Path, kinds: list[dict[str, Any]], workers: int, share: float, labels: str
+) -> None:
+    file = tiny.sweep_file(
+        tmp_path, concurrent=3, confirm={"seeds": 0}, runtime__workers=workers, runtime__labels=labels,
+        runtime__gpus_per_worker=share,
+    )  # fmt: skip
+    named = {f"kind-{i}": {"resources": kind, "max_workers": 1} for i, kind in enumerate(kinds)}
+    with autoscaled(tmp_path, **named) as cluster:
+        nodes, job = Nodes(cluster), submit(cluster, file)
+        tiny.until(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=250, pause=0.5)
+    assert nodes.most == len(kinds) == sum(bool(units) for units in nodes.busy.values())
+    assert ended(tmp_path) == 4
