@@ -5,7 +5,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +58,44 @@ def autoscaled(folder: Path, **kinds: dict[str, Any]) -> Iterator[Head]:
 
 
 class Nodes:
-    """The nodes but the head, by the pid of their raylet, and what was seen of them."""
+    """The nodes but the head, by the names that the provider gave them, and what was seen of them."""
 
     def __init__(self, cluster: Head) -> None:
-        self._head, self.most, self.busy = cluster.process, 0, dict[int, set[str]]()
+        self._head, self.most, self.busy = cluster.process, 0, dict[str, set[str]]()
 
-    def now(self) -> list[int]:
+    def now(self) -> dict[str, list[int]]:
+        """Name -> pid of its raylet; two for a moment, whenever it starts a process by a fork."""
         assert self._head.poll() is None, "the head has ended"
-        lines = tiny.titles(self._head.pid)
-        raylets = [pid for pid, line in lines.items() if line.split("\0")[0].endswith("/raylet/raylet")]
-        alive = raylets[1:]  # the first is the head's
+        alive: dict[str, list[int]] = {}
+        for pid, line in tiny.titles(self._head.pid).items():
+            if line.split("\0")[0].endswith("/raylet/raylet") and (name := _name(pid)) not in (HEAD_ID, ""):
+                alive.setdefault(name, []).append(pid)
         self.most = max(self.most, len(alive))
-        for pid in alive:
-            at_work = [line for line in tiny.titles(pid).values() if re.match(r"ray::\w+:", line)]
-            self.busy.setdefault(pid, set()).update(line.split(":")[2] for line in at_work)
+        for name, pids in alive.items():
+            self.busy.setdefault(name, set()).update(units(pids))
         return alive
 
-    def kill(self, pid: int) -> None:
+    def kill(self, name: str) -> None:
         """kill -9 of a node's raylet and of all its workers, as when a spot machine is taken away."""
-        for one in (pid, *tiny.titles(pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+        for raylet in self.now()[name]:
+            for pid in (raylet, *tiny.titles(raylet)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _name(raylet: int) -> str:
+    """Of its node; "" where it has ended."""
+    try:
+        environment = Path(f"/proc/{raylet}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return next((e.partition("=")[2] for e in environment if e.startswith("RAY_CLOUD_INSTANCE_ID=")), "")
+
+
+def units(raylets: list[int]) -> set[str]:
+    """The stages whose units a node runs."""
+    lines = [line for pid in raylets for line in tiny.titles(pid).values()]
+    return {line.split(":")[2] for line in lines if re.match(r"ray::\w+:", line)}
 
 
 def submit(cluster: Head, file: str) -> str:
@@ -96,6 +113,11 @@ def succeeded(cluster: Head, job: str) -> bool:
     return bool(found["status"] == "SUCCEEDED")
 
 
+def wait(happened: Callable[[], Any], why: str, seconds: float = 200.0) -> Any:
+    """As tiny.until, with a pause in which a busy machine gets on with its work."""
+    return tiny.until(happened, why, seconds, pause=0.5)
+
+
 def ended(folder: Path) -> int:
     """How many trials have come to their end."""
     journal = folder / "store/sweeps/tiny/study.journal"
@@ -103,33 +125,31 @@ def ended(folder: Path) -> int:
 
 
 def test_nodes_come_when_asked_for_and_go_and_a_lost_one_is_replaced(tmp_path: Path) -> None:
+    """There may be four of them, but no more come than the two workers of the sweep need."""
     gpu = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 4}
     file = tiny.sweep_file(
         tmp_path, confirm={"seeds": 0}, budget={"trials": 8}, runtime__workers=2,
-        runtime__gpus_per_worker=1.0,
-        runtime__checkpoint_seconds=0.5, experiment=tiny.CHANGES | {"evaluate.epochs": 30},
+        runtime__gpus_per_worker=1.0, runtime__checkpoint_seconds=0.5,
+        experiment=tiny.CHANGES | {"evaluate.epochs": 30},
     )  # fmt: skip
     with autoscaled(tmp_path, spot=gpu) as cluster:
         nodes = Nodes(cluster)
+
+        def at_work() -> list[str]:
+            return [name for name, pids in nodes.now().items() if units(pids) & {"recover", "evaluate"}]
+
         assert not nodes.now()
         job = submit(cluster, file)
-        tiny.until(lambda: len(nodes.now()) == 2, "both nodes have come", seconds=120, pause=0.5)
-        tiny.until(lambda: nodes.now() and ended(tmp_path) >= 1, "a trial has ended", seconds=120, pause=0.5)
-        lost = tiny.until(lambda: [pid for pid in nodes.now() if at_work(pid)], "one is at work", pause=0.5)[
-            0
-        ]
+        wait(lambda: len(nodes.now()) == 2, "both nodes have come")
+        wait(lambda: nodes.now() and ended(tmp_path) >= 1, "a trial has ended")
+        lost, *_ = wait(at_work, "one is at work")
         nodes.kill(lost)
-        tiny.until(lambda: len(nodes.now()) == 2, "another one has come", seconds=120, pause=0.5)
-        tiny.until(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=200, pause=0.5)
-        tiny.until(lambda: not nodes.now(), "the nodes have gone", seconds=120, pause=0.5)
-    assert nodes.most == 2 and len(nodes.busy) >= 3
+        wait(lambda: len(set(nodes.now()) - {lost}) == 2, "another one has come")
+        wait(lambda: nodes.now() and succeeded(cluster, job), "it is done")
+        wait(lambda: not nodes.now(), "the nodes have gone")
+    assert nodes.most == 2 and len(nodes.busy) >= 3 and all(nodes.busy.values())
     study = space.read_study(tmp_path / "store/sweeps/tiny")
     assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 8 == len(space.finished(study))
-
-
-def at_work(pid: int) -> list[str]:
-    """The units that a node runs."""
-    return [line for line in tiny.titles(pid).values() if re.match(r"ray::(recover|evaluate):", line)]
 
 
 GPU, LARGE = {"CPU": 4, "GPU": 1, "accelerator_type:L4": 1}, {"CPU": 4, "GPU": 2, "accelerator_type:H100": 1}
@@ -153,6 +173,6 @@ def test_the_gpus_that_there_are_suffice(
     named = {f"kind-{i}": {"resources": kind, "max_workers": 1} for i, kind in enumerate(kinds)}
     with autoscaled(tmp_path, **named) as cluster:
         nodes, job = Nodes(cluster), submit(cluster, file)
-        tiny.until(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=250, pause=0.5)
-    assert nodes.most == len(kinds) == sum(bool(units) for units in nodes.busy.values())
+        wait(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=250)
+    assert nodes.most == len(kinds) == len(list(filter(None, nodes.busy.values())))
     assert ended(tmp_path) == 4
