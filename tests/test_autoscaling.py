@@ -75,6 +75,15 @@ class Nodes:
             self.busy.setdefault(name, set()).update(units(pids))
         return alive
 
+    def until(self, happened: Callable[[], Any], why: str) -> Any:
+        """As tiny.until, but looks at the nodes each time, and leaves a busy machine half a second between."""
+
+        def seen() -> Any:
+            self.now()
+            return happened()
+
+        return tiny.until(seen, why, seconds=200, pause=0.5)
+
     def kill(self, name: str) -> None:
         """kill -9 of a node's raylet and of all its workers, as when a spot machine is taken away."""
         for raylet in self.now()[name]:
@@ -113,11 +122,6 @@ def succeeded(cluster: Head, job: str) -> bool:
     return bool(found["status"] == "SUCCEEDED")
 
 
-def wait(happened: Callable[[], Any], why: str, seconds: float = 200.0) -> Any:
-    """As tiny.until, with a pause in which a busy machine gets on with its work."""
-    return tiny.until(happened, why, seconds, pause=0.5)
-
-
 def ended(folder: Path) -> int:
     """How many trials have come to their end."""
     journal = folder / "store/sweeps/tiny/study.journal"
@@ -140,13 +144,13 @@ def test_nodes_come_when_asked_for_and_go_and_a_lost_one_is_replaced(tmp_path: P
 
         assert not nodes.now()
         job = submit(cluster, file)
-        wait(lambda: len(nodes.now()) == 2, "both nodes have come")
-        wait(lambda: nodes.now() and ended(tmp_path) >= 1, "a trial has ended")
-        lost, *_ = wait(at_work, "one is at work")
+        nodes.until(lambda: len(nodes.now()) == 2, "both nodes have come")
+        nodes.until(lambda: ended(tmp_path) >= 1, "a trial has ended")
+        lost, *_ = nodes.until(at_work, "one is at work")
         nodes.kill(lost)
-        wait(lambda: len(set(nodes.now()) - {lost}) == 2, "another one has come")
-        wait(lambda: nodes.now() and succeeded(cluster, job), "it is done")
-        wait(lambda: not nodes.now(), "the nodes have gone")
+        nodes.until(lambda: len(set(nodes.now()) - {lost}) == 2, "another one has come")
+        nodes.until(lambda: succeeded(cluster, job), "it is done")
+        nodes.until(lambda: not nodes.now(), "the nodes have gone")
     assert nodes.most == 2 and len(nodes.busy) >= 3 and all(nodes.busy.values())
     study = space.read_study(tmp_path / "store/sweeps/tiny")
     assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 8 == len(space.finished(study))
@@ -173,6 +177,6 @@ def test_the_gpus_that_there_are_suffice(
     named = {f"kind-{i}": {"resources": kind, "max_workers": 1} for i, kind in enumerate(kinds)}
     with autoscaled(tmp_path, **named) as cluster:
         nodes, job = Nodes(cluster), submit(cluster, file)
-        wait(lambda: nodes.now() and succeeded(cluster, job), "it is done", seconds=250)
+        nodes.until(lambda: succeeded(cluster, job), "it is done")
     assert nodes.most == len(kinds) == len(list(filter(None, nodes.busy.values())))
     assert ended(tmp_path) == 4
