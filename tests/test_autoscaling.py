@@ -173,7 +173,7 @@ def test_the_gpus_that_there_are_suffice(
 ) -> None:
     file = tiny.sweep_file(
         tmp_path, concurrent=3, confirm={"seeds": 0}, runtime__workers=workers, runtime__labels=labels,
-        runtime__gpus_per_worker=share,
+        runtime__gpus_per_worker=share, runtime__idle_seconds=600,  # no GPU comes free by itself
     )  # fmt: skip
     named = {f"kind-{i}": {"resources": kind, "max_workers": 1} for i, kind in enumerate(kinds)}
     with autoscaled(tmp_path, **named) as cluster:
