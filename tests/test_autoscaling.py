@@ -110,7 +110,7 @@ def at_work(raylets: list[int], title: str) -> bool:
 
 def submit(cluster: Head, file: str) -> str:
     """Returns the job's name. The head has the package: fake nodes share the folder of a --working-dir, which
-    the first that goes would take away.
+    each that comes would remove, under the feet of the driver, and unpack again.
     """
     words = ["--no-wait", "--", "python", "-m", "edc_ray.sweep", file]
     (name,) = set(re.findall(r"Job '(\w+)' submitted", cluster.ray("job", "submit", *words, cwd=ROOT)))
