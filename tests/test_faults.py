@@ -335,7 +335,7 @@ def may_mount() -> bool:
 @pytest.mark.skipif(not may_mount(), reason="nothing may be mounted here")
 def test_a_sweep_whose_disk_is_full_goes_on_when_there_is_room(tmp_path: Path) -> None:
     """All of it: artifacts, the study, Tune's files."""
-    file, store = tiny.sweep_file(tmp_path, budget__trials=8), Store(str(tmp_path / "store"))
+    file, store = tiny.sweep_file(tmp_path, budget__trials=16), Store(str(tmp_path / "store"))
     with disk(tmp_path / "store") as resize:
         with tiny.sweeping(file) as driver:
             assert driver.stdout is not None
@@ -347,7 +347,7 @@ def test_a_sweep_whose_disk_is_full_goes_on_when_there_is_room(tmp_path: Path) -
         assert str(tmp_path) in failed and "make room" in failed, said
         resize(2**30)
         before, tried = snapshot(store), space.read_study(folder_of(store, "sweeps/tiny")).trials
-        assert len(tried) < 8, "one by one, the rest would have been of no use"
+        assert len(tried) < 16, "one by one, the rest would have been of no use"
         tiny.sweep(file)
-        assert len(space.finished(space.read_study(folder_of(store, "sweeps/tiny")))) == 8
+        assert len(space.finished(space.read_study(folder_of(store, "sweeps/tiny")))) == 16
         assert before.items() <= snapshot(store).items(), "what was there is neither lost nor made again"
