@@ -64,7 +64,7 @@ def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
         *(name for name in OPTIONS if " " not in name),
         "presets",
     ]
-    assert "condense" in text and "what there is to do" in text
+    assert "condense" in text and "What there is to do" in text
     with pytest.raises(SystemExit) as ended:
         sweep.main(["--help"])
     assert ended.value.code == 0
