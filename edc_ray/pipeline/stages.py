@@ -140,7 +140,7 @@ STAGES: dict[str, Stage] = {
         files=_weight_files,
     ),
     "statistics": Stage(
-        4, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
+        5, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
         _shard_units, run_statistics, finish_statistics,
     ),
     "init": Stage(
