@@ -198,12 +198,8 @@ class Store:
 
     def listed(self, folder: str, deep: bool = False) -> list[fs.FileInfo]:
         """What lies there; with deep also in its folders. [] without it."""
-
-        def look() -> list[fs.FileInfo]:
-            place = self._at(folder).rstrip("/")
-            return self._fs.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=deep))
-
-        return self._try(folder, look)
+        select = functools.partial(fs.FileSelector, allow_not_found=True, recursive=deep)
+        return self._try(folder, lambda: self._fs.get_file_info(select(self._at(folder).rstrip("/"))))
 
     def drop(self, *relpaths: str) -> None:
         """Delete files; those that are not there are no error."""
@@ -241,6 +237,10 @@ class Artifact:
         committed = [file for file in self._committed(self.manifest()) if file.path in paths]
         best_last = sorted([*reversed(files), *committed], key=lambda file: file.name)
         return {file.name: file for file in best_last}
+
+    def has(self, unit: str) -> bool:
+        """Whether there is a finished file of the unit."""
+        return bool(self._files("", unit))
 
     def write(self, unit: str, tensors: Tensors, meta: Meta) -> Receipt:
         """Tensors of any dtype and device, and finite JSON. A file of the unit with other bits stays too."""
@@ -362,7 +362,9 @@ class Artifact:
     def _files(self, subfolder: str, unit: str | None = None) -> list[UnitFile]:
         """By name, that is checkpoints oldest first; all units, or one."""
         folder = self.folder + subfolder
-        sizes = {info.base_name: info.size for info in self.store.listed(folder)}
+        start = unit + "." if unit else ""
+        listed = (info for info in self.store.listed(folder) if info.base_name.startswith(start))
+        sizes = {info.base_name: info.size for info in listed}
         found = [match for name in sorted(sizes) if (match := _FILE.fullmatch(name))]
         return [UnitFile(m[1], f"{folder}/{m[0]}", m[2], sizes[m[0]]) for m in found if unit in (None, m[1])]
 

@@ -149,7 +149,7 @@ def missing(task: Task, store: Store, runtime: Runtime, until: float = 1.0) -> l
 
 def finished(task: Task, unit: str, store: Store) -> bool:
     """Does the unit have a file?"""
-    return unit in _artifact(task, store).units()
+    return _artifact(task, store).has(unit)
 
 
 def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
