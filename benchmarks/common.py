@@ -115,7 +115,7 @@ def interleaved(
             began = clock(device)
             call()
             took = clock(device) - began
-            if took > 20 * LEAST_SECONDS and device.type == "cpu":  # no need to know it better
+            if took > 5 * LEAST_SECONDS and device.type == "cpu":  # one call will do, also once it is warm
                 break
         calls[name] = max(1, round(LEAST_SECONDS / max(took, 1e-6)))
     found: dict[str, list[float]] = {name: [] for name in sides}

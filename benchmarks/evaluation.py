@@ -109,7 +109,7 @@ def ours(given: Given) -> Callable[[], object]:
 
 
 def bare(given: Given) -> dict[str, Callable[[], object]]:
-    """The parts of as many steps on ready tensors: the student, and the teachers in two ways."""
+    """The parts of as many steps on ready tensors."""
     exp, cfg, (images, classes) = given.experiment, given.experiment.evaluate, given.start_images(None)
     page = relabel.label_page(exp.relabel, list(given.teachers.values()), images, given.pixels, 0, 0)
     student = models.build(cfg.student, CLASSES, SIZE, "student").to(given.device).train()
@@ -125,27 +125,23 @@ def bare(given: Given) -> dict[str, Callable[[], object]]:
             optimizer.step()
 
     @torch.no_grad()
-    def teach(chunks: Sequence[Tensor]) -> None:
+    def teach() -> None:
         for teacher in given.teachers.values():
-            for chunk in chunks:
+            for chunk in together:
                 teacher(chunk)
 
     together = torch.cat(pixels).split(given.runtime.forward_images)
-    return {"student": learn, "teachers": lambda: teach(together), "by step": lambda: teach(pixels)}
+    return {"student": learn, "teachers": teach}
 
 
 def rows(name: str, exp: Experiment, repeats: int, device: torch.device) -> list[common.Row]:
     given = Given.of(exp, device)
     found = common.interleaved({"ours": ours(given)} | bare(given), repeats, device)
-    whole, by_step = (
-        [student + teachers for student, teachers in zip(found["student"], found[kind], strict=True)]
-        for kind in ("teachers", "by step")
-    )
+    whole = [sum(parts) for parts in zip(found["student"], found["teachers"], strict=True)]
     steps, goal = relabel.page_steps(exp.relabel), GOAL if name == "cifar10" else None
     told = {"ours": found["ours"], "bare student": found["student"], "bare teachers": found["teachers"]}
     return [
         common.Row(f"{name}: ours / bare", common.ratios(found["ours"], whole), goal),
-        common.Row(f"{name}: the same, teachers by step", common.ratios(found["ours"], by_step)),
         *(common.Row(f"{name}: {side}", [1000 * s / steps for s in values], unit="ms a step")
           for side, values in told.items()),
     ]  # fmt: skip
