@@ -125,7 +125,7 @@ class World:
     def skipped(self, task: ToyTask, runtime: Runtime) -> bool:
         return task.stage == "relabel" and runtime.labels == "inline"
 
-    def commit(self, task: ToyTask, store: Any, runtime: Any) -> None:
+    def commit(self, task: ToyTask, store: Any, runtime: Any, made: list[Any]) -> None:
         wanted = {*self.units(task, 1.0), *(["all"] if self.finish(task) else [])}
         assert wanted <= self.files[task.key], (
             f"{task.key} is committed without {wanted - self.files[task.key]}"

@@ -59,7 +59,7 @@ class Graph(Protocol):
     def is_hit(self, task: Any, store: Any, runtime: Any, until: float, /) -> bool: ...
     def missing(self, task: Any, store: Any, runtime: Any, until: float, /) -> list[str]: ...
     def finished(self, task: Any, unit: str, store: Any, /) -> bool: ...
-    def commit(self, task: Any, store: Any, runtime: Any, /) -> Any: ...
+    def commit(self, task: Any, store: Any, runtime: Any, made: list[Any], /) -> Any: ...
     def finish(self, task: Any, /) -> bool:
         """Is there a unit "all" to run after the others?"""
         ...
@@ -222,14 +222,15 @@ class Broker:
         with self._ledger.watch(task.key) as finished:
             units = await self._ask(self._graph.missing, task, until)
         todo = [unit for unit in units if unit not in finished]
-        await every([self._ledger.run(task, unit, until, (*rank, i)) for i, unit in enumerate(todo)])
+        made = await every([self._ledger.run(task, unit, until, (*rank, i)) for i, unit in enumerate(todo)])
         if task.stage == LABELS:
             await self._labels.trim()
         if until < 1:
             return
         if self._graph.finish(task):
-            await self._ledger.run(task, FINISH, until, (*rank, len(todo)))
-        await asyncio.to_thread(self._graph.commit, task, self._store, self._runtime)
+            made.append(await self._ledger.run(task, FINISH, until, (*rank, len(todo))))
+        receipts = [receipt for receipt in made if receipt is not None]
+        await asyncio.to_thread(self._graph.commit, task, self._store, self._runtime, receipts)
 
     def _parents(self, task: Task, among: list[Task]) -> list[Task]:
         """With inline labels the student's worker does what `relabel` would, and needs what that would."""

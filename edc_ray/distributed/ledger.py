@@ -80,7 +80,7 @@ class Job:
     unit: str
     until: float
     rank: tuple[float, ...]  # the lowest goes first
-    done: "asyncio.Future[bool]"  # True: ran to its end; False: given up because nobody waited
+    done: "asyncio.Future[Any]"  # its receipt; True: ended, with none told; False: given up, as nobody waited
     page: bool  # made by a label job, not by a worker
     alone: bool = False  # a page that shares no label job, since one that it was in has failed
     waiters: int = 0
@@ -129,8 +129,8 @@ class Ledger:
         self._serial = itertools.count()
         self._wakeup: asyncio.Handle | None = None
 
-    async def run(self, task: Task, unit: str, until: float, rank: tuple[float, ...]) -> None:
-        """Return when the unit has run up to `until`; all who ask for one unit share its run.
+    async def run(self, task: Task, unit: str, until: float, rank: tuple[float, ...]) -> Any | None:
+        """Return when the unit has run up to `until`, its receipt if one was told. All who ask share one run.
 
         If all give up the wait, a queued unit is dropped, a student stops at its next item, and any other
         running unit goes on.
@@ -146,7 +146,7 @@ class Ledger:
             finally:
                 job.waiters -= 1
             if ended and job.until >= until:
-                return
+                return None if ended is True else ended
 
     @contextmanager
     def watch(self, key: str) -> Iterator[set[str]]:
@@ -267,7 +267,7 @@ class Ledger:
 
     async def _serve(self, job: Job, worker: Worker | None) -> None:
         """One unit on one worker, which is idle afterwards, or gone if it was lost."""
-        outcome: bool | Exception
+        outcome: Any
         began = self._clock()
         try:
             if job.losses and await asyncio.to_thread(self._finished, job.task, job.unit):
@@ -290,22 +290,24 @@ class Ledger:
                 self._kill(each)
             self._lose(job, outcome)
         else:
-            if outcome is True:
+            if outcome:
                 name = "unit_done" if job.until >= 1 else "unit_paused"
                 self._event(name, seconds=self._clock() - began, **job.tags())
             self._settle(job, outcome)
 
-    async def _follow(self, job: Job, worker: Worker) -> bool:
-        """False: a student was stopped because nobody waits for it any more."""
+    async def _follow(self, job: Job, worker: Worker) -> Any:
+        """What `Job.done` is to be."""
+        receipt: Any = True
         async with aclosing(worker.run(job.task, job.unit, job.until)) as stream:
             async for item in stream:
                 reports = getattr(item, "reports", None)
-                if reports is None:  # the receipt: the unit is finished
+                if reports is None:  # the unit is finished
+                    receipt = item
                     continue
                 self._heard(job.task.key, reports)
                 if job.task.stage == STUDENT and not job.waiters:
                     return False
-        return True
+        return receipt
 
     async def _run_labels(self, jobs: list[Job]) -> None:
         """One label job over all pages that were wanted when it began, of any number of artifacts."""
@@ -316,7 +318,7 @@ class Ledger:
                 async for key, receipt in stream:
                     job = self._jobs[key, receipt.unit]
                     self._event("unit_done", **job.tags())
-                    self._settle(job, True)
+                    self._settle(job, receipt)
         except Exception as error:  # as in _serve
             outcome = error
         self._labelling = []
@@ -347,7 +349,7 @@ class Ledger:
                 job, error, f"{job.losses} workers were lost on it, the last one with: {told(error)}"
             )
 
-    def _settle(self, job: Job, outcome: bool | Exception, why: str = "") -> None:
+    def _settle(self, job: Job, outcome: Any, why: str = "") -> None:
         self._jobs.pop(job.name)
         if isinstance(outcome, Exception):
             why = why or f"{type(outcome).__name__}: {told(outcome)}"

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from edc_ray import config
-from edc_ray.artifacts import Artifact, Damaged, Missing, Store
+from edc_ray.artifacts import Artifact, Damaged, Missing, Receipt, Store
 from edc_ray.config import Experiment, Runtime
 from edc_ray.core import data, recover
 from edc_ray.pipeline.observe import at_chance
@@ -152,12 +152,17 @@ def finished(task: Task, unit: str, store: Store) -> bool:
     return _artifact(task, store).has(unit)
 
 
-def commit(task: Task, store: Store, runtime: Runtime) -> dict[str, Any]:
-    """Write the manifest, which makes the artifact exist. Losing a race is success: the winner's returns."""
+def commit(task: Task, store: Store, runtime: Runtime, made: Iterable[Receipt] = ()) -> dict[str, Any]:
+    """Write the manifest, which makes the artifact exist. Losing a race is success: the winner's returns.
+
+    made: receipts of units that need not be read again.
+    """
     artifact = _artifact(task, store)
     names = sorted(artifact.units()) if task.stage == "relabel" else units(task, runtime)
     names += ["all"] if finish(task) else []
-    receipts = artifact.receipts(names)
+    told = {receipt.unit: receipt for receipt in made}
+    told |= artifact.receipts([name for name in names if name not in told])
+    receipts = {name: told[name] for name in names}
     exp, row = task.experiment, STAGES[task.stage]
     manifest = {
         "stage": task.stage,

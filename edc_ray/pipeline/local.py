@@ -59,9 +59,15 @@ def _build(task: Task, store: Store, runtime: Runtime, mapper: Mapper, tell: Tel
     if graph.is_hit(task, store, runtime):
         tell(task, "", None)
         return
-    for unit, item in mapper(task, graph.missing(task, store, runtime)):
-        tell(task, unit, item)
-    if graph.finish(task) and "all" not in store.artifact(task.stage, task.key).units():
-        for unit, item in mapper(task, ["all"]):
+    made = list[Receipt]()
+
+    def run(units: list[str]) -> None:
+        for unit, item in mapper(task, units):
             tell(task, unit, item)
-    graph.commit(task, store, runtime)
+            if isinstance(item, Receipt):
+                made.append(item)
+
+    run(graph.missing(task, store, runtime))
+    if graph.finish(task) and not graph.finished(task, "all", store):
+        run(["all"])
+    graph.commit(task, store, runtime, made)
