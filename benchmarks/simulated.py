@@ -242,7 +242,9 @@ class World:
         log_attempt(self.workers, task, unit, Attempt("done", UNIT_SECONDS, "simulated"))
         return receipt
 
-    async def label(self, pages: list[tuple[Task, str]]) -> AsyncGenerator[tuple[str, Receipt], None]:
+    async def label(
+        self, pages: list[tuple[Task, str]], width: int
+    ) -> AsyncGenerator[tuple[str, Receipt], None]:
         for task, unit in pages:
             await asyncio.sleep(PAGE_SECONDS)
             if self.lost(task, unit):
@@ -259,10 +261,10 @@ def curve(points: int) -> tuple[tuple[int, float], ...]:
 
 
 class Worker:
-    """Sleeps, and asks of the store what pipeline.Worker does."""
+    """Sleeps, and asks of the store what pipeline.Worker does. Each is on a node of its own."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self._world, self.node = world, str(id(self))
 
     async def run(self, task: Task, unit: str, until: float) -> AsyncGenerator[Progress | Receipt, None]:
         world, student = self._world, task.stage == "evaluate"

@@ -102,7 +102,7 @@ FOLDER = "no such folder; must be a folder with train*.parquet and test*.parquet
 EXPERIMENT: dict[str, Row] = {
     "unknown key": Row({"serach": {}}, "serach = {}", "did you mean search?"),
     "unknown key in a section": Row(
-        {"runtime": {"wokers": 2}}, "runtime.wokers = 2", "did you mean workers?"
+        {"runtime": {"wokers": 2}}, "runtime.wokers = 2", "did you mean workers or label_workers?"
     ),
     "unknown key in experiment": Row(
         exp(recover={"lrr": 1}), "experiment.recover.lrr = 1", "did you mean recover.lr"
@@ -121,6 +121,9 @@ EXPERIMENT: dict[str, Row] = {
     ),
     "out of range": Row(exp(recover={"lr": -1}), "experiment.recover.lr = -1.0", "must be >= 0"),
     "not finite": Row(exp(recover={"lr": float("nan")}), "experiment.recover.lr = nan", "must be finite"),
+    "more labellers than workers": Row(
+        {"runtime": {"workers": 2, "label_workers": 3}}, "runtime.label_workers = 3", "at most workers = 2"
+    ),
     "runtime out of range": Row({"runtime": {"workers": 0}}, "runtime.workers = 0", "must be >= 1"),
     "unknown dataset": Row(
         exp(dataset={"name": "digit"}), "experiment.dataset.name = 'digit'", "did you mean digits?"

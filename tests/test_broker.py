@@ -81,6 +81,7 @@ class World:
         self.started: list[tuple[str, str]] = []
         self.made: list[tuple[str, str]] = []
         self.label_jobs: list[list[tuple[str, str]]] = []
+        self.widths: list[int] = []
         self.workers: list[ToyWorker] = []
         self.events: Counter[str] = Counter()
         self.holds: dict[str, asyncio.Event] = {}  # by key, or key/unit
@@ -190,9 +191,11 @@ class World:
         assert len(self.alive()) + self.labelling <= self.slots
         return self.workers[-1]
 
-    async def label(self, pages: list[tuple[Any, str]]) -> AsyncGenerator[tuple[str, Any], None]:
-        self.labelling += 1
-        assert self.labelling == 1 and len(self.alive()) < self.slots
+    async def label(self, pages: list[tuple[Any, str]], width: int) -> AsyncGenerator[tuple[str, Any], None]:
+        assert not self.labelling and width >= 1
+        self.labelling = width
+        self.widths.append(width)
+        assert len(self.alive()) + width <= self.slots
         self.label_jobs.append([(task.key, unit) for task, unit in pages])
         try:
             for task, unit in pages:
@@ -203,7 +206,7 @@ class World:
                 self.put(task, unit)
                 yield task.key, Receipt(unit)
         finally:
-            self.labelling -= 1
+            self.labelling = 0
 
     def task(self, exp: Exp, stage: str) -> ToyTask:
         return next(task for task in self.tasks(exp) if task.stage == stage)
@@ -211,7 +214,8 @@ class World:
     @asynccontextmanager
     async def broker(self, **runtime: Any) -> AsyncIterator[Broker]:
         chosen = Runtime(**{"gpus_per_worker": 1.0, **runtime})
-        self.slots = chosen.workers + (not chosen.gpus_per_worker)  # then labels hold none
+        held = 0 if chosen.gpus_per_worker else chosen.label_workers
+        self.slots = chosen.workers + held  # without GPUs, labels hold none of the workers'
         broker = Broker(
             graph=self,
             store=None,
@@ -234,6 +238,7 @@ class World:
 class ToyWorker:
     def __init__(self, world: World) -> None:
         self.world, self.alive, self.busy = world, True, ""
+        self.node: str | None = "a"
 
     async def run(self, task: Any, unit: str, until: float) -> AsyncGenerator[Any, None]:
         assert self.alive and not self.busy
@@ -581,14 +586,21 @@ async def test_no_more_workers_than_units() -> None:
 
 
 @in_loop
-async def test_a_loss_makes_idle_neighbours_suspect() -> None:
+@pytest.mark.parametrize(("lost", "gone"), [("a", {"a"}), (None, {"a", "b", None})])
+async def test_a_loss_makes_idle_neighbours_suspect(lost: str | None, gone: set[str | None]) -> None:
+    """Those of its node go; all, where it died before its node was known."""
     world = World()
-    async with world.broker(workers=3) as broker:
-        await broker.build(world.task(Exp("a"), "squeeze"), world.tasks(Exp("a")))
+    async with world.broker(workers=4) as broker:
+        exp = Exp("a", shards=4)
+        await broker.build(world.task(exp, "squeeze"), world.tasks(exp))
+        idle = list(broker._ledger._idle)
+        for worker, node in zip(idle, ("a", "b", None, lost), strict=True):  # the last one is taken next
+            worker.node = node
         world.fail = lost_at(("squeeze-b", "unit-0", 0))
         exp = Exp("b", shards=1)
         await broker.build(world.task(exp, "squeeze"), world.tasks(exp))
-        assert len(world.alive()) == 1 and world.alive()[0] is world.workers[3]
+        assert {each.node for each in idle[:3] if not each.alive} == gone  # type: ignore[attr-defined]
+        assert not idle[3].alive  # type: ignore[attr-defined]
 
 
 @in_loop
@@ -629,6 +641,24 @@ async def test_label_jobs_are_shared() -> None:
         await asyncio.gather(*(collect(broker, Exp(name), name) for name in "abcde"))
     assert len(world.label_jobs) < 5
     assert len({page for job in world.label_jobs for page in job}) == 5 * STEPS
+
+
+@in_loop
+@pytest.mark.parametrize("gpus", [1.0, 0.0])
+async def test_a_label_job_has_as_many_labellers_as_can_be_spared(gpus: float) -> None:
+    """With GPUs they are slots of the pool, which students get back when it ends."""
+    world, exps = World(), [Exp(name) for name in "ab"]
+    for exp in exps:
+        world.have(exp, "relabel")
+    async with world.broker(workers=4, label_workers=3, gpus_per_worker=gpus, labels="stream") as broker:
+        held = world.holds["relabel-a-0"] = asyncio.Event()
+        students = asyncio.gather(*(collect(broker, exp, exp.name) for exp in exps))
+        await eventually(lambda: world.labelling == 3)
+        assert broker._ledger._free_slots() == (1 if gpus else 4)
+        held.set()
+        await students
+        assert broker.status()["labelling"] == 0 and not broker._ledger._label_slots
+    assert world.widths[0] == 3
 
 
 @in_loop
@@ -821,7 +851,7 @@ async def test_a_label_job_that_forgets_a_page_is_a_failure() -> None:
     world.have(Exp(), "relabel")
     async with world.broker(workers=1, labels="stream") as broker:
         whole = world.label
-        broker._ledger._label = lambda pages: whole(pages[:-1])
+        broker._ledger._label = lambda pages, width: whole(pages[:-1], width)
         with pytest.raises(UnitFailed, match=r"unit-9.*ended without"):
             await collect(broker, Exp())
 

@@ -206,7 +206,7 @@ def test_a_cluster_and_what_limits_it(measured: Store) -> None:
     # 10 syntheses of 3 groups and a fold, 36 s with half a GPU each
     assert rows["recover"] == ["40", "4", f"{40 * 18 / 3600:.2g}", "the workers"]
     assert rows["evaluate"][:2] == ["10", "3"] and rows["evaluate"][3] == "3 trials at once (concurrent = 3)"
-    assert rows["relabel"][1:] == ["1", "0", "one label job at a time"]
+    assert rows["relabel"][1:] == ["1", "0", "runtime.label_workers = 1"]
     assert "ingest" not in rows  # there already
     assert told[-2] == "together: 0.2 GPU-hours that are known, so at least 6 min on 2 GPUs"
 

@@ -30,7 +30,7 @@ EXP = tiny.experiment()
 class ThreadWorker:
     """A pipeline.Worker whose units run in threads, a step at a time: they share the generator of torch."""
 
-    one_at_a_time = threading.Lock()
+    one_at_a_time, node = threading.Lock(), None
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self._worker = pipeline.Worker(store, runtime)
@@ -49,7 +49,7 @@ class ThreadWorker:
         pass
 
 
-async def no_labels(pages: Any) -> AsyncGenerator[tuple[str, Any], None]:
+async def no_labels(pages: Any, width: int) -> AsyncGenerator[tuple[str, Any], None]:
     raise AssertionError("labels are made inline")
     yield
 

@@ -58,10 +58,12 @@ def assert_finished(found: list[tuple[str, Receipt]], store: Store, wanted: Page
         assert unpack_table(data).to_pydict() == bits["relabel", key, receipt.unit]
 
 
-def test_one_job_labels_pages_of_several_artifacts(images: Store, reference: tuple[Store, tiny.Bits]) -> None:
+def test_two_labellers_share_pages_of_several_artifacts(
+    images: Store, reference: tuple[Store, tiny.Bits]
+) -> None:
     wanted = pages(labels(0), labels(1))
     assert len(wanted) == 6
-    assert_finished(list(label_pages(Site.mark(images.root), HOW, wanted)), images, wanted, reference[1])
+    assert_finished(list(label_pages(Site.mark(images.root), HOW, wanted, 2)), images, wanted, reference[1])
 
 
 def test_a_killed_labeller_costs_no_page(images: Store, reference: tuple[Store, tiny.Bits]) -> None:

@@ -25,6 +25,7 @@ class Runtime:
     labels: Literal["inline", "stream"] = knob(
         "inline", "the student's worker labels its views, or Ray Data does"
     )
+    label_workers: int = knob(1, "of the workers, at most so many label at once for labels: stream", low=1)
     label_budget_gb: float | None = knob(
         None, "stored labels over it are removed, the least recently used first", low=0, unit="GB"
     )
@@ -40,6 +41,10 @@ class Runtime:
         if not self.store:
             raise ConfigError("store", self.store, "must be a folder or a URI")
         check_uri("store", self.store)
+        if self.label_workers > self.workers:
+            raise ConfigError(
+                "label_workers", self.label_workers, f"must be at most workers = {self.workers}"
+            )
 
 
 @config

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from edc_ray.config import Runtime
 from edc_ray.distributed.budget import LabelBudget
 from edc_ray.distributed.curves import Curve, Curves, Report
-from edc_ray.distributed.ledger import LABELS, STUDENT, Ledger, Pages, Task, UnitFailed, Worker, WorkerLost
+from edc_ray.distributed.ledger import LABELS, STUDENT, Label, Ledger, Task, UnitFailed, Worker, WorkerLost
 
 __all__ = ["Broker", "LeaseEnded", "Outcome", "Report", "Summary", "UnitFailed", "WorkerLost"]
 
@@ -126,7 +126,7 @@ class Broker:
         store: Any,
         runtime: Runtime,
         spawn: Callable[[], Worker],
-        label: Callable[[Pages], AsyncGenerator[tuple[str, Any], None]],
+        label: Label,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[..., None] = lambda name, **tags: None,
     ) -> None:
@@ -227,7 +227,7 @@ class Broker:
             await self._labels.trim()
         if until < 1:
             return
-        if self._graph.finish(task):
+        if self._graph.finish(task) and not await asyncio.to_thread(self._finished, task, FINISH):
             made.append(await self._ledger.run(task, FINISH, until, (*rank, len(todo))))
         receipts = [receipt for receipt in made if receipt is not None]
         await asyncio.to_thread(self._graph.commit, task, self._store, self._runtime, receipts)

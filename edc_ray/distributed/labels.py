@@ -48,8 +48,8 @@ class Labeller:
         return {"key": task.key, "receipt": asdict(receipt)}
 
 
-def label_pages(site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
-    """Run the pipeline; yields (key, receipt) as pages are finished, in any order."""
+def label_pages(site: Site, runtime: Runtime, pages: Pages, width: int = 1) -> Iterator[tuple[str, Receipt]]:
+    """Run the pipeline on `width` actors; yields (key, receipt) as pages are finished, in any order."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # its own wrapper forgets the cause on the way
@@ -62,7 +62,7 @@ def label_pages(site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[st
         Labeller,
         fn_constructor_args=(site, runtime, pages),
         batch_size=1,
-        compute=ActorPoolStrategy(size=1),
+        compute=ActorPoolStrategy(size=width),
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
     )
@@ -79,8 +79,8 @@ class LabelJob:
     def __repr__(self) -> str:
         return "label-job"
 
-    def run(self, site: Site, runtime: Runtime, pages: Pages) -> Iterator[tuple[str, Receipt]]:
-        yield from label_pages(site, runtime, pages)
+    def run(self, site: Site, runtime: Runtime, pages: Pages, width: int) -> Iterator[tuple[str, Receipt]]:
+        yield from label_pages(site, runtime, pages, width)
 
 
 class LabelJobs:
@@ -93,7 +93,7 @@ class LabelJobs:
         self._site, self._runtime, self._heard = site, runtime, heard
         self._actor: Any = None
 
-    async def __call__(self, pages: Pages) -> AsyncGenerator[tuple[str, Receipt], None]:
+    async def __call__(self, pages: Pages, width: int) -> AsyncGenerator[tuple[str, Receipt], None]:
         """One label job, as an asynchronous stream.
 
         Raises:
@@ -103,7 +103,7 @@ class LabelJobs:
         run = self._actor.run.options(num_returns="streaming", name=f"relabel:{len(pages)} pages")
         tasks = {task.key: task for task, _ in pages}
         try:
-            async for item in run.remote(self._site, self._runtime, pages):
+            async for item in run.remote(self._site, self._runtime, pages, width):
                 key, receipt = await item
                 self._heard(tasks[key], receipt)
                 yield key, receipt

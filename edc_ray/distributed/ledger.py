@@ -18,6 +18,7 @@ from edc_ray.config import Runtime
 STUDENT, LABELS = "evaluate", "relabel"  # the stages that have a position inside (`until`)
 COMPANY = 16  # wanted pages for which a label job does not wait any longer
 Pages = list[tuple[Any, str]]  # (task, unit) pairs
+Label = Callable[[Pages, int], AsyncGenerator[tuple[str, Any], None]]  # on so many labellers; (key, receipt)
 
 
 class WorkerLost(Exception):
@@ -59,7 +60,9 @@ class Task(Protocol):
 
 
 class Worker(Protocol):
-    """A process that runs one unit at a time."""
+    """A process that runs one unit at a time. node: where it is, once that is known."""
+
+    node: str | None
 
     def run(self, task: Any, unit: str, until: float, /) -> AsyncGenerator[Any, None]:
         """Yields Progress now and then, and the Receipt last; closing it frees the worker at its next item.
@@ -98,13 +101,13 @@ class Job:
 
 
 class Ledger:
-    """runtime.workers slots; each worker, busy or idle, holds one, and so does a label job with a GPU."""
+    """runtime.workers slots; each worker, busy or idle, holds one, and so does each labeller with a GPU."""
 
     def __init__(
         self,
         runtime: Runtime,
         spawn: Callable[[], Worker],
-        label: Callable[[Pages], AsyncGenerator[tuple[str, Any], None]],
+        label: Label,
         finished: Callable[[Task, str], bool],
         clock: Callable[[], float],
         on_event: Callable[..., None],
@@ -112,9 +115,6 @@ class Ledger:
     ) -> None:
         self._runtime, self._spawn, self._label, self._finished = runtime, spawn, label, finished
         self._clock, self._event, self._heard = clock, on_event, heard
-        self._label_slots = (
-            1 if runtime.gpus_per_worker else 0
-        )  # processors may be shared for a while, GPUs not
         self._jobs: dict[tuple[str, str], Job] = {}
         self._queue: list[
             tuple[tuple[float, ...], int, Job]
@@ -122,6 +122,7 @@ class Ledger:
         self._pages: list[Job] = []  # wanted from the next label job
         self._alone: deque[Job] = deque()  # pages that go before it, each in a job of its own
         self._labelling: list[Job] = []  # in the running label job
+        self._label_slots = 0  # that it holds: processors may be shared for a while, GPUs not
         self._busy: dict[Job, Worker | None] = {}  # None: about to be spawned
         self._idle: dict[Worker, float] = {}  # since when; the most recently used is last
         self._running: set[asyncio.Task[None]] = set()
@@ -211,8 +212,7 @@ class Ledger:
             self._wakeup = asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _free_slots(self) -> int:
-        held = self._label_slots if self._labelling else 0
-        return self._runtime.workers - len(self._busy) - len(self._idle) - held
+        return self._runtime.workers - len(self._busy) - len(self._idle) - self._label_slots
 
     def _dispatch(self) -> None:
         self._wakeup = None
@@ -242,21 +242,25 @@ class Ledger:
 
     def _start_labels(self) -> None:
         """A label job takes seconds to start, so it waits for more pages while other units can run. Then it
-        goes first: with one slot, a student that held it while it waits for labels would never end.
+        goes first: with one slot, a student that held it while it waits for labels would never end. It has
+        runtime.label_workers, or as many as can be spared now.
         """
-        full = self._label_slots and not self._idle and self._free_slots() <= 0
-        if self._labelling or full:  # first, so that many pages are not counted at every turn of a long wait
+        gpus = bool(self._runtime.gpus_per_worker)
+        spare = len(self._idle) + self._free_slots() if gpus else self._runtime.label_workers
+        if self._labelling or not spare:  # first, so that pages are not counted at every turn of a long wait
             return
         pages = self._wanted_pages()
         if not pages or (pages < COMPANY and self._wanted()):
             return
-        if self._label_slots and self._free_slots() <= 0:
-            self._kill(next(iter(self._idle)))
         if self._alone:
             self._labelling = [self._alone.popleft()]
         else:
             self._labelling, self._pages = self._pages, []
-        self._start(self._run_labels(self._labelling))
+        width = min(self._runtime.label_workers, spare, len(self._labelling))
+        while gpus and self._free_slots() < width:
+            self._kill(next(iter(self._idle)))
+        self._label_slots = width if gpus else 0
+        self._start(self._run_labels(self._labelling, width))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -286,11 +290,12 @@ class Ledger:
                 self._kill(worker)  # its process may be spoilt: a CUDA error stays
         if isinstance(outcome, WorkerLost):
             # Idle neighbours may have died with its node; finding out would cost the unit one retry each.
-            for each in list(self._idle):
+            node = worker.node if worker is not None else None
+            for each in [idle for idle in self._idle if node is None or idle.node == node]:
                 self._kill(each)
             self._lose(job, outcome)
         else:
-            if outcome:
+            if outcome and not isinstance(outcome, Exception):
                 name = "unit_done" if job.until >= 1 else "unit_paused"
                 self._event(name, seconds=self._clock() - began, **job.tags())
             self._settle(job, outcome)
@@ -309,23 +314,23 @@ class Ledger:
                     return False
         return receipt
 
-    async def _run_labels(self, jobs: list[Job]) -> None:
+    async def _run_labels(self, jobs: list[Job], width: int) -> None:
         """One label job over all pages that were wanted when it began, of any number of artifacts."""
         self._event("labels_started", pages=len(jobs))
         outcome: Exception = RuntimeError("the label job ended without it")
         try:
-            async with aclosing(self._label([(job.task, job.unit) for job in jobs])) as stream:
+            async with aclosing(self._label([(job.task, job.unit) for job in jobs], width)) as stream:
                 async for key, receipt in stream:
                     job = self._jobs[key, receipt.unit]
                     self._event("unit_done", **job.tags())
                     self._settle(job, receipt)
         except Exception as error:  # as in _serve
             outcome = error
-        self._labelling = []
+        self._labelling, self._label_slots = [], 0
         left = [job for job in jobs if not job.done.done()]
         for job in left:
             if isinstance(outcome, WorkerLost):
-                if job is left[0]:  # they are made in this order, so the others have only waited
+                if job is left[0]:  # they begin in this order, so most others have only waited
                     self._lose(job, outcome)
                 elif left[0].done.done() and job.task.key == left[0].task.key:
                     self._settle(job, outcome)  # of no use without the one that was given up

@@ -38,9 +38,10 @@ class UnitActor:
     def __repr__(self) -> str:
         return self._name
 
-    def ready(self) -> None:
-        """Raises NotShared; not in __init__, since Ray would make that a lost actor."""
+    def ready(self) -> str:
+        """Its node. Raises NotShared; not in __init__, since Ray would make that a lost actor."""
         self._worker = self._worker or Worker(self._site.look(), self._runtime)
+        return ray.get_runtime_context().get_node_id()
 
     def run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
         self.ready()
@@ -99,12 +100,13 @@ class RayWorker:
         self._name, self._root, self._silence = name, site.root, runtime.hang_seconds
         self._ready = self._actor.ready.remote()
         self.waiting = True  # for a node
+        self.node: str | None = None
 
     async def run(self, task: Task, unit: str, until: float, /) -> AsyncGenerator[Progress | Receipt, None]:
         call = self._actor.run.options(num_returns="streaming", name=f"{task.stage}:{unit}")
         stream, ended, began = call.remote(task, unit, until), False, time.monotonic()
         try:
-            await self._ready
+            self.node = await self._ready
             self.waiting = False
             while (item := await _next(stream, self._silence)) is not None:
                 self._heard(task, item)
