@@ -30,7 +30,8 @@ EXP = tiny.experiment()
 class ThreadWorker:
     """A pipeline.Worker whose units run in threads, a step at a time: they share the generator of torch."""
 
-    one_at_a_time, node = threading.Lock(), None
+    one_at_a_time = threading.Lock()
+    node: str | None = None
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self._worker = pipeline.Worker(store, runtime)

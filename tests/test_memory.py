@@ -108,7 +108,7 @@ def test_every_stage_has_its_fields() -> None:
 class Here:
     """A worker of the Broker, in this process."""
 
-    node = None
+    node: str | None = None
 
     def __init__(self, store: Store) -> None:
         self._worker = pipeline.Worker(store, RUNTIME)
