@@ -103,6 +103,31 @@ def test_a_stopped_job_leaves_a_sweep_that_goes_on(cluster: Head, tmp_path: Path
     assert_finished(tmp_path, "quickstart", 2)
 
 
+def test_two_sweeps_at_once_have_each_their_own_workers(cluster: Head, tmp_path: Path) -> None:
+    """One worker each, on a cluster with room for eight, and one store: what both need is in it once."""
+    own = {"a": "{evaluate.lr: {low: 1e-3, high: 1e-2}}", "b": "{evaluate.zeta: {low: 1, high: 2}}"}
+    jobs, most = dict[str, str](), 0
+    for name, search in own.items():
+        changes = QUICK | {"name": name, "search": search, "runtime.workers": "1", "runtime.labels": "inline"}
+        words = line("sweeps/quickstart.yaml", tmp_path, changes)
+        jobs[name] = job_of(submit(cluster, words, "--working-dir", ".", "--no-wait"))
+
+    def ended() -> bool:
+        nonlocal most
+        titles = workers(cluster)
+        brokers = sum(title.startswith("ray::Broker") for title in titles)
+        assert len(titles) <= 2 * brokers, titles
+        most = max(most, brokers)
+        return all(cluster.job(job)["status"] in ("SUCCEEDED", "FAILED", "STOPPED") for job in jobs.values())
+
+    tiny.until(ended, "both have ended", seconds=300)
+    assert most == 2, "they did not run at once"
+    for name, job in jobs.items():
+        assert cluster.job(job)["status"] == "SUCCEEDED", cluster.log(job)
+        assert_finished(tmp_path, name, 2)
+    assert len(list(tmp_path.glob("squeeze-*"))) == 3, "of the search, of the winners, of the whole data"
+
+
 def workers(cluster: Head) -> list[str]:
     """The Ray processes that are busy for a job."""
     titles = tiny.titles(cluster.process.pid).values()
