@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray import tune
 from ray.tune.search import Searcher
 
-from edc_ray import cli, pipeline, space, tuning
+from edc_ray import cli, config, pipeline, space, spend, sweep, tuning
 from edc_ray.artifacts import Store
-from edc_ray.config import Budget, Experiment, Knob, Scheduler, Sweep
-from edc_ray.journal import Folder, Remote
+from edc_ray.config import Budget, ConfigError, Experiment, Knob, Scheduler, Sweep
+from edc_ray.journal import Folder, Remote, folder_of
 from edc_ray.specs import load_file
 from tests import tiny
 
@@ -129,6 +129,94 @@ def test_a_larger_budget_goes_on(swept: tuple[str, Path, list[str]]) -> None:
     assert states(folder) == {"COMPLETE": 6} and before.items() <= curves(folder).items()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_more_trials_of_a_finished_sweep(
+    swept: tuple[str, Path, list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the larger budget: in this process, with a Ray of its own."""
+    _, folder, _ = swept
+    before, ended = curves(folder), states(folder)["COMPLETE"]
+    assert cli.main(["extend", str(folder / "store/sweeps/tiny"), "--trials", "2"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith(f"sweep tiny: 2 of {ended + 2} trials")
+    assert states(folder) == {"COMPLETE": ended + 2} and before.items() <= curves(folder).items()
+    assert any(line.startswith("reads of a test split") for line in said)
+
+
+# --- a new study, more trials -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", ["", "mock:///x"], ids=["local", "object store"])
+def test_a_fresh_study_leaves_the_old_one_readable(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(root or str(tmp_path))
+    ready = sweep.Prepared(
+        Sweep(name="tiny", search=LR), tiny.experiment(), store, folder_of(store, "sweeps/tiny")
+    )
+    sweep.put_aside(ready)  # nothing is there
+    assert capsys.readouterr().out == ""
+    for times in (1, 2):
+        store.put("sweeps/tiny/sweep.json", b"{}")
+        made = space.open_study(ready.folder)
+        made.tell(made.ask(), times / 10)
+        sweep.put_aside(ready)
+        assert f"sweeps/tiny-old{times}" in capsys.readouterr().out
+        assert not space.has_study(ready.folder)
+        assert not [info for info in store.listed("sweeps/tiny", deep=True) if info.is_file]
+    for times in (1, 2):
+        old = folder_of(store, f"sweeps/tiny-old{times}")
+        assert [trial.value for trial in space.read_study(old).trials] == [times / 10]
+        assert store.get(f"sweeps/tiny-old{times}/sweep.json") == b"{}"
+
+
+def test_fresh_is_not_for_a_ladder_nor_for_a_sweep_that_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a ladder, which has no study"):
+        sweep.start("sweeps/cifar10_cpu_ladder.yaml", [], fresh=True)
+    store = Store(str(tmp_path))
+    ready = sweep.Prepared(
+        Sweep(name="tiny", search=LR), tiny.experiment(), store, folder_of(store, "sweeps/tiny")
+    )
+    with (
+        store.alone("sweeps/tiny/driver.lock"),
+        pytest.raises(ConfigError, match="another process is running"),
+    ):
+        sweep.put_aside(ready)
+
+
+def test_a_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tiny.sweep_file(tmp_path)
+    said = []
+    for command in (["sweep", file, "--dry-run"], ["plan", file]):
+        assert cli.main([*command, "--set", "budget.trials=7"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and said[0].startswith("sweep tiny: 7 trials over 1 knobs")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials", "error"),
+    [
+        ([], 0, "--trials = 0: must be >= 1"),
+        (["search.evaluate.lr.low=0.1"], 1, "search.evaluate.lr.low = 0.1: is what the sweep is"),
+        (["budget.trails=3"], 1, "budget.trails = 3: unknown; did you mean budget.trials?"),
+        (["budget.hours=0"], 1, "budget.hours = 0: is used up: no trial would start"),
+    ],
+)
+def test_what_cannot_be_extended(changes: list[str], trials: int, error: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    search = {"evaluate.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
+    made, base = load_file(tiny.sweep_file(tmp_path, search=search))
+    facts = {"identity": sweep.identity(made, base), "sweep": config.dump(made), "base": config.dump(base)}
+    store.put("sweeps/tiny/sweep.json", json.dumps(facts).encode())
+    asked = space.open_study(folder_of(store, "sweeps/tiny"))
+    asked.tell(asked.ask(), 0.5)
+    with pytest.raises(ConfigError) as caught:
+        sweep.extend(str(tmp_path / "sweeps/tiny"), trials, changes)
+    assert str(caught.value).startswith(error)
+
+
 # --- grid, labels, explosions -------------------------------------------------------------------------------
 
 
@@ -188,6 +276,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def searcher(folder: Folder) -> tuning.StudySearch:
     return tuning.make_search(Sweep(search=LR, sampler="random"), folder, space.open_study(folder))
+
+
+def limited(sweep: Sweep, folder: Folder, made: optuna.Study) -> tuning.StudySearch:
+    """With the budgets of the sweep, whose artifacts are in a store of its own."""
+    limits = spend.Limits(sweep, spend.Spend(sweep, tiny.experiment(), Store("mock:///nothing")))
+    return tuning.make_search(sweep, folder, made, limits=limits)
 
 
 def told(progress: int, accuracy: float, **facts: int | str) -> dict[str, Any]:
@@ -321,10 +415,10 @@ def test_no_trial_starts_after_the_hours_however_often_it_is_interrupted(place: 
     made = space.open_study(place)
     made.tell(made.ask(), 0.5)
     hours = Sweep(search=LR, sampler="random", budget=Budget(hours=0.0))
-    assert tuning.deadline(hours, made) == made.trials[0].datetime_start
-    assert tuning.make_search(hours, place, made).suggest("b") == Searcher.FINISHED
+    assert spend.deadline(hours, made) == made.trials[0].datetime_start
+    assert limited(hours, place, made).suggest("b") == Searcher.FINISHED
     later = replace(hours, budget=Budget(hours=1.0))
-    assert "evaluate.lr" in str(tuning.make_search(later, place, made).suggest("c"))
+    assert "evaluate.lr" in str(limited(later, place, made).suggest("c"))
 
 
 def test_a_resumed_search_does_not_repeat_its_suggestions(place: Folder) -> None:
