@@ -80,6 +80,8 @@ def check(sweep: Sweep, base: Experiment) -> None:
         raise ConfigError(f"experiment.{path}", attrgetter(path)(base), legal)
     if sweep.confirm.seeds == 1:
         raise ConfigError("confirm.seeds", 1, "must be 0 or at least 2: one run has no interval")
+    if sweep.confirm.seeds == 0 and sweep.confirm.best > 1:
+        raise ConfigError("confirm.best", sweep.confirm.best, "must be 1 where confirm.seeds = 0")
     if sweep.scheduler.kind == "asha":
         first_rung(sweep, base)
     with under("experiment"):
@@ -240,6 +242,7 @@ def run(ready: Prepared) -> dict[str, Any]:
             if left > 0 or Claim(base, sweep, store, study).missing():
                 hits = _compute(ready, left)
             claim = Claim(base, sweep, store, space.read_study(ready.folder))
+            claim.sign()
             return report.write(claim, hits or claim.all_hits(), say)
     except BlockingIOError:
         raise ConfigError("name", sweep.name, "another process is running this sweep") from None
