@@ -208,12 +208,12 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
         )
 
 
-def _costs(sweep: Sweep, base: Experiment, store: Store, chosen: Mapping[str, Any]) -> dict[str, float]:
+def _costs(sweep: Sweep, base: Experiment, store: Store, chosen: Mapping[str, Any]) -> list[float]:
     """The objectives of a finished trial but accuracy."""
     from edc_ray import space, spend
 
     cost = spend.of_trial(space.apply(base, chosen, sweep.search), store)
-    return {name: getattr(cost, name) for name in sweep.objectives[1:]}
+    return [getattr(cost, name) for name in sweep.objectives[1:]]
 
 
 # --- the whole ----------------------------------------------------------------------------------------------

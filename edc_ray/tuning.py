@@ -38,7 +38,7 @@ class StudySearch(OptunaSearch):
     """
 
     limits: Limits | None = None  # no trial starts after them
-    costs: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None  # of a finished trial's knobs
+    costs: Callable[[Mapping[str, Any]], Sequence[float]] | None = None  # of a finished trial's knobs
     outer: Collection[str] = ()  # the knobs that `inner` trials share
     inner = 1
 
@@ -80,8 +80,8 @@ class StudySearch(OptunaSearch):
             space.mark_lost(self._ot_trials[trial_id].study, self._ot_trials[trial_id])
         if error or failed or (result and result["progress"] < END):
             result = None  # the base class then tells FAIL, or PRUNED
-        if result and self.costs:
-            result = {**result, **self.costs(self._ot_trials[trial_id].params)}
+        if result and self.costs:  # Tune, which checks its metrics at every report, knows of accuracy only
+            result = {**result, METRIC: [result[METRIC], *self.costs(self._ot_trials[trial_id].params)]}
         super().on_trial_complete(trial_id, result, error or failed)
 
 
@@ -127,21 +127,18 @@ def make_search(
     study: optuna.Study,
     outer: Collection[str] = (),
     limits: Limits | None = None,
-    costs: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None,
+    costs: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
 ) -> StudySearch:
     """The searcher that goes on with the study in the folder, until a budget is used up.
 
     outer: the knobs that sweep.inner trials share. costs: of a finished trial's knobs, where sweep.objectives
     asks for some.
     """
-    several = len(sweep.objectives) > 1
-    modes = ["max", *("min" for _ in sweep.objectives[1:])]
     search = StudySearch(
-        space=space.Space(sweep.search), metric=list(sweep.objectives) if several else METRIC,
-        mode=modes if several else "max", study_name=space.STUDY,
+        space=space.Space(sweep.search), metric=METRIC, mode="max", study_name=space.STUDY,
         sampler=space.sampler(sweep, len(study.trials)), storage=space.storage(folder),
     )  # fmt: skip
-    search.limits, search.costs = limits, costs if several else None
+    search.limits, search.costs = limits, costs if len(sweep.objectives) > 1 else None
     search.outer, search.inner = outer, sweep.inner
     return search
 

@@ -1,6 +1,7 @@
 """Whole sweeps, each in a process and a Ray of its own: the study, the files, and what a second run finds."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,37 @@ def test_fresh_is_not_for_a_ladder_nor_for_a_sweep_that_runs(tmp_path: Path) -> 
         sweep.put_aside(ready)
 
 
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        (
+            {"objectives": ("accuracy", "label_bytes"), "scheduler": Scheduler(kind="asha")},
+            "scheduler.kind = 'asha'",
+        ),
+        ({"objectives": ("label_bytes",)}, "objectives = ('label_bytes',): must begin with accuracy"),
+        ({"objectives": ("accuracy", "accuracy")}, "objectives = "),
+    ],
+)
+def test_objectives_that_cannot_be(fields: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Sweep(**fields)
+    assert str(caught.value).startswith(error)
+
+
+def test_a_sweep_of_one_objective_is_who_it_was(tmp_path: Path) -> None:
+    """A folder of before there were several objectives goes on; one of others does not."""
+    made, base = load_file(tiny.sweep_file(tmp_path))
+    assert set(sweep.identity(made, base)) == {"dataset", "experiment", "search"}
+    several = replace(made, objectives=("accuracy", "core_seconds"))
+    store = Store(str(tmp_path / "store"))
+    for ours, theirs in ((made, several), (several, made)):
+        facts = {"identity": sweep.identity(theirs, base)}
+        store.put("sweeps/tiny/sweep.json", json.dumps(facts).encode())
+        with pytest.raises(ConfigError, match="differs in objectives"):
+            sweep._check_same(store, ours, base)
+        sweep._check_same(store, theirs, base)
+
+
 def test_a_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny.sweep_file(tmp_path)
     said = []
@@ -240,6 +272,51 @@ def test_a_grid_repeats_exactly_and_an_explosion_ends_one_trial(tmp_path: Path) 
     assert curves(tmp_path / "inline") == curves(tmp_path / "stream")
     pages = list((tmp_path / "stream/store").glob("relabel-*/page-*.parquet"))
     assert len(pages) == 3 and not list((tmp_path / "inline/store").glob("relabel-*"))
+
+
+# --- several objectives, the best again, budgets in core-hours ----------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_accuracy_against_costs_and_the_best_again(tmp_path: Path) -> None:
+    """Then another sweep begins with its best, and ends when its core-hours are used up."""
+    file = tiny.sweep_file(
+        tmp_path, sampler="nsga2", objectives=["accuracy", "label_bytes", "core_seconds"],
+        search={"evaluate.epochs": {"choices": [2, 12]}, "evaluate.lr": {"low": 1e-3, "high": 1e-2}},
+        budget={"trials": 6}, confirm={"seeds": 2, "best": 2, "students": 2}, callbacks=["tensorboard"],
+    )  # fmt: skip
+    said = tiny.sweep(file).splitlines()
+    made = study(tmp_path)
+    assert states(tmp_path) == {"COMPLETE": 6} and len(made.directions) == 3
+    store = Store(str(tmp_path / "store"))
+    for trial in made.trials:
+        cost = spend.of_trial(experiment_of(file, trial), store)
+        assert trial.values[1:] == [cost.label_bytes, cost.core_seconds] and trial.values[1] > 0
+        assert trial.intermediate_values[space.END] == trial.values[0]
+    facts = json.loads((tmp_path / "store/sweeps/tiny/final.json").read_text())
+    assert {point["trial"] for point in facts["front"]} == {trial.number for trial in made.best_trials}
+    assert set(facts["again"]) == {str(trial.number) for trial in space.ranked(made)[:2]}
+    assert len(facts["spread"]["accuracies"]) == 2 == len(facts["spread"]["accuracies"][0])
+    assert any(line.startswith("Pareto front of accuracy, label_bytes, core_seconds: ") for line in said)
+    assert any(line.startswith("the 2 best again on val") for line in said)
+    assert list((tmp_path / "store/sweeps/tiny/tune").rglob("events.out.tfevents.*"))
+    assert facts["confirmed_after"] == [6]
+
+    (tmp_path / "next").mkdir()
+    spent = sum(values[2] for values in (trial.values for trial in made.trials)) / 3600
+    later = tiny.sweep_file(
+        tmp_path / "next", budget={"trials": 50, "core_hours": spent / 2}, confirm={"seeds": 0},
+        warm_start={"folder": str(tmp_path / "store/sweeps/tiny"), "best": 2},
+    )  # fmt: skip
+    said = tiny.sweep(later).splitlines()
+    assert any(line.startswith("warm start: 2 configurations of ") for line in said), said
+    first = [trial.params["evaluate.lr"] for trial in study(tmp_path / "next").trials[:2]]
+    assert first == [trial.params["evaluate.lr"] for trial in space.ranked(made)[:2]]
+    (told,) = [line for line in said if line.startswith("budget.core_hours is used up: ")]
+    used, limit = map(float, re.findall(r"[0-9.e-]+", told)[1:3])
+    ended = len(space.finished(study(tmp_path / "next")))
+    assert used >= limit and 2 <= ended < 50 and used - limit < 3 * used / ended, told
 
 
 # --- ASHA ---------------------------------------------------------------------------------------------------
