@@ -1,7 +1,7 @@
 """A live view of a search: Tune's own callbacks, by their names in the sweep file. None needs an account.
 
-TensorBoard's files are written in any case: `tensorboard --logdir STORE/sweeps/NAME/tune`. The study itself is
-shown by `optuna-dashboard STORE/sweeps/NAME/study.journal`, from an environment of its own.
+TensorBoard's files are written in any case: `tensorboard --logdir STORE/sweeps/NAME/tune`. The study itself
+is shown by `optuna-dashboard STORE/sweeps/NAME/study.journal`, from an environment of its own.
 """
 
 import importlib.util
