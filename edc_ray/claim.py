@@ -1,11 +1,13 @@
 """The final claim of a sweep: the best configuration with new seeds, its baselines, and what all of it cost.
 
-Selection ends on val. The claim is read on test, once a seed; every read is on record in the store.
+Selection ends on val, with confirm.best by new seeds there: the search's accuracies are then discarded.
+The claim is read on test, once a seed; every read is on record in the store.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -21,6 +23,10 @@ if TYPE_CHECKING:  # nothing here needs Ray
     from edc_ray.distributed.trial import BrokerHandle
 
 Say = Callable[[str], None]
+Runs = list[tuple[str, Experiment]]  # what a run is called, and what it is
+AGAIN_SEED = pipeline.CONFIRM_SEED + 500  # first seed of the best again on val; no claim has seen it
+STUDENT = 10_000  # between the seeds of two students of one condensed set
+READS = "test_reads.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,22 @@ def standard_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
+def spread(accuracies: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Standard deviations (of the synthesis, of the student) of r students of each of k condensed sets.
+
+    One-way analysis of variance: the variance of the sets' means, less the share of the students in it.
+    """
+    r = len(accuracies[0])
+    means = [math.fsum(each) / r for each in accuracies]
+    within = math.fsum(_variance(each) for each in accuracies) / len(accuracies)
+    return math.sqrt(max(0.0, _variance(means) - within / r)), math.sqrt(within)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
 def _has(experiment: Experiment, stage: str) -> bool:
     """Whether anything of the experiment depends on the stage."""
     return stage in pipeline.needed(experiment)
@@ -61,15 +83,66 @@ class Claim:
     def __init__(self, base: Experiment, sweep: Sweep, store: Store, study: optuna.Study) -> None:
         self.base, self.sweep, self.store, self.study = base, sweep, store, study
         self.ranked = space.ranked(study)
+        self._best: FrozenTrial | None = None
+        self._rivals: dict[
+            int, dict[int, list[Experiment]]
+        ] = {}  # by the best trial: there may be many trials
         if not self.ranked:
             raise RuntimeError(f"no trial of sweep {sweep.name} came to its end; the lines above say why")
 
-    @property
-    def best(self) -> FrozenTrial:
-        return self.ranked[0]
-
     def experiment(self, trial: FrozenTrial) -> Experiment:
         return space.apply(self.base, trial.params, self.sweep.search)
+
+    # --- what is run, each step choosing what the next one is ---
+
+    def again(self) -> dict[int, list[Experiment]]:
+        """Trial -> runs on val with new seeds, of the search's best; nothing where one only is wanted."""
+        wanted, seeds = self.sweep.confirm.best, self.sweep.confirm.seeds
+        if wanted == 1 or seeds == 0:
+            return {}
+        distinct = {self._judge(self.experiment(trial)).key: trial for trial in reversed(self.ranked)}
+        first = sorted(distinct.values(), key=self.ranked.index)[:wanted]
+        return {
+            trial.number: [pipeline.with_seed(self.experiment(trial), AGAIN_SEED + i) for i in range(seeds)]
+            for trial in first
+        }
+
+    @property
+    def best(self) -> FrozenTrial:
+        """Of the search or, once they are there, of the runs with new seeds on val."""
+        if self._best is None and (again := self._accuracies(self.again())):
+            means = {number: math.fsum(values) / len(values) for number, values in again.items()}
+            number = max(means, key=lambda each: means[each])
+            self._best = next(trial for trial in self.ranked if trial.number == number)
+        return self._best or self.ranked[0]
+
+    def rivals(self) -> dict[int, list[Experiment]]:
+        """Trial -> random real images on val with its knobs after the synthesis; of trials with the winner's
+        synthesis, so that the baseline has as many trials as the winner had. Nothing where it had one.
+        """
+        if self.best.number not in self._rivals:
+            self._rivals[self.best.number] = self._with_same_images()
+        return self._rivals[self.best.number]
+
+    def _with_same_images(self) -> dict[int, list[Experiment]]:
+        made, found = self._task(self.experiment(self.best), "recover").key, dict[str, int]()
+        trials = {trial.number: trial for trial in space.finished(self.study) if trial.state.name != "FAIL"}
+        for number, trial in trials.items():
+            if self._task(experiment := self.experiment(trial), "recover").key == made:
+                found.setdefault(self._judge(experiment).key, number)
+        if len(found) < 2 or self.sweep.confirm.seeds == 0:
+            return {}
+        return {
+            number: [pipeline.arms(self.experiment(trials[number]))["random_real"]]
+            for number in found.values()
+        }
+
+    @property
+    def rival(self) -> FrozenTrial:
+        """The trial whose knobs suit random real images best, on val."""
+        values = self._accuracies(self.rivals())
+        number = max(values, key=lambda each: values[each]) if values else self.best.number
+        return next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == number)
 
     @property
     def winner(self) -> Experiment:
@@ -80,14 +153,40 @@ class Claim:
         """condensed and its baselines -> one experiment a new seed; the i-th of each belong together."""
         seeds = range(pipeline.CONFIRM_SEED, pipeline.CONFIRM_SEED + self.sweep.confirm.seeds)
         sets = [pipeline.arms(pipeline.with_seed(self.winner, seed)) for seed in seeds]
+        if sets and (rival := self.rival).number != self.best.number:
+            real = pipeline.refitted(self.experiment(rival))
+            for i, seed in enumerate(seeds):
+                sets[i]["random_real"] = pipeline.arms(pipeline.with_seed(real, seed))["random_real"]
         return {name: [each[name] for each in sets] for name in (sets[0] if sets else {})}
+
+    def students(self) -> list[list[Experiment]]:
+        """For each condensed set of the claim all its students; nothing where there is one each."""
+        count, sets = self.sweep.confirm.students, self.arms().get("condensed", [])
+        return [[student(each, number) for number in range(count)] for each in sets] if count > 1 else []
+
+    def steps(self) -> Iterator[tuple[str, Runs]]:
+        """Title and runs. Ask for the next one when all runs are there: it depends on their accuracies."""
+        seeds = self.sweep.confirm.seeds
+        if again := self.again():
+            title = f"the {len(again)} best again on val: {seeds} new seeds of trials {_listed(again)}"
+            yield title, _named(again, "trial")
+        if rivals := self.rivals():
+            title = f"random_real on val with the evaluation knobs of trials {_listed(rivals)}"
+            yield title, _named(rivals, "random_real, trial")
+        if arms := self.arms():
+            title = f"confirming trial {self.best.number}: {seeds} new seeds of {', '.join(arms)}"
+            yield (
+                title,
+                [(f"{name}, seed {e.evaluate.seeds[0]}", e) for name, arm in arms.items() for e in arm],
+            )
+        if students := self.students():
+            title = f"{len(students[0])} students of each condensed set"
+            yield title, [(f"student seed {e.evaluate.seeds[0]}", e) for each in students for e in each[1:]]
 
     def needed(self) -> list[tuple[Experiment, str]]:
         """(experiment, stage) of every artifact that the facts and the pictures are read from."""
         best = self.experiment(self.best)
         found = [(best, stage) for stage in ("ingest", "init", "recover", "evaluate")]
-        for arm in self.arms().values():
-            found += [(experiment, "evaluate") for experiment in arm]
         for experiment in self.arms().get("condensed", []):
             found += [(experiment, stage) for stage in ("recover", "squeeze") if _has(experiment, stage)]
         return [*found, *((whole, "squeeze") for whole in self._whole(self.winner))]
@@ -98,7 +197,10 @@ class Claim:
         return [whole] if whole else []
 
     def missing(self) -> list[tuple[Experiment, str]]:
-        """What of it is not in the store, or damaged there."""
+        """What of it is not in the store, or damaged there; as far as that can be known."""
+        for _, runs in self.steps():
+            if lost := [(e, "evaluate") for _, e in runs if not self._there(self._judge(e))]:
+                return lost
         return [(e, stage) for e, stage in self.needed() if not self._there(self._task(e, stage))]
 
     def _there(self, task: pipeline.Task) -> bool:
@@ -115,19 +217,30 @@ class Claim:
 
     def make(self, broker: "BrokerHandle", say: Say) -> None:
         """Build what is missing. Raises a unit's own error; finished artifacts stay."""
-        listed = [(name, i, e) for name, arm in self.arms().items() for i, e in enumerate(arm)]
+        for title, runs in self.steps():
 
-        def done(index: int, summary: "Summary") -> None:
-            name, i, _ = listed[index]
-            accuracy = 100 * summary.curve[-1][1]
-            say(f"  {name}, seed {pipeline.CONFIRM_SEED + i}: {accuracy:.2f} %, {summary.built} built")
+            def done(index: int, summary: "Summary", runs: Runs = runs) -> None:
+                accuracy = 100 * summary.curve[-1][1]
+                say(f"  {runs[index][0]}: {accuracy:.2f} %, {summary.built} built")
 
-        if listed:  # else nothing may read test
-            names, seeds = ", ".join(self.arms()), self.sweep.confirm.seeds
-            say(f"confirming trial {self.best.number}: {seeds} new seeds of {names}")
-            broker.evaluate_all([e for _, _, e in listed], done)
+            say(title)
+            broker.evaluate_all([experiment for _, experiment in runs], done)
         for experiment, stage in self.missing():
             broker.build(experiment, stage)
+
+    def sign(self) -> None:
+        """Put on record that these trials were confirmed on test. Trials that come later are another read."""
+        if self.sweep.confirm.seeds and self._signature() not in self._signed():
+            why = f"confirmation of sweep {self.sweep.name}: trial {self.best.number}"
+            line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
+            self.store.append_line(READS, line | {"dataset": self.base.dataset.name} | self._signature())
+
+    def _signature(self) -> dict[str, Any]:
+        return {"sweep": self.sweep.name, "trials": len(space.finished(self.study))}
+
+    def _signed(self) -> list[dict[str, Any]]:
+        lines = [line for line in self.store.read_lines(READS) if line.get("sweep") == self.sweep.name]
+        return [{"sweep": line["sweep"], "trials": line["trials"]} for line in lines]
 
     # --- what it says ---
 
@@ -141,10 +254,12 @@ class Claim:
             if name != "condensed"
         }
         judged = self._judged(self.experiment(self.best))
-        error = standard_error(self.best.value or 0.0, judged["judged"])
-        ties = [t.number for t in self.ranked[1:] if (t.value or 0.0) >= (self.best.value or 0.0) - error]
+        val = space.accuracy(self.best)
+        error = standard_error(val, judged["judged"])
+        close = [trial.number for trial in self.ranked if space.accuracy(trial) >= val - error]
+        ties = [number for number in close if number != self.best.number]
         return {
-            "best": {"trial": self.best.number, "params": self.best.params, "val": self.best.value},
+            "best": {"trial": self.best.number, "params": self.best.params, "val": val},
             "val": {"images": judged["judged"], "standard_error": error, "ties": ties},
             "accuracies": accuracies,
             "differences": differences,
@@ -152,8 +267,28 @@ class Claim:
             "core_seconds": self._cost(),
             "trials": self._trials(),
             "rungs": space.rung_correlation(self.study.trials),
-            "test_reads": len(self.store.read_lines("test_reads.jsonl")),
+            "test_reads": len(self.store.read_lines(READS)),
+            **self._choices(),
         }
+
+    def _choices(self) -> dict[str, Any]:
+        """How the winner and the recipe of random_real were chosen; the spread; each where there is one."""
+        found: dict[str, Any] = {}
+        if again := self._accuracies(self.again()):
+            found["again"] = {str(number): values for number, values in again.items()}
+        if rivals := self._accuracies(self.rivals()):
+            found["rivals"] = {"trial": self.rival.number, "val": {str(n): v[0] for n, v in rivals.items()}}
+        if students := self.students():
+            accuracies = [[self._judged(one)["accuracy"] for one in each] for each in students]
+            synthesis, student = spread(accuracies)
+            found["spread"] = {"synthesis": synthesis, "student": student, "accuracies": accuracies}
+        if len(self.sweep.objectives) > 1:
+            found["objectives"] = list(self.sweep.objectives)
+            front = sorted(self.study.best_trials, key=self.ranked.index)
+            found["front"] = [{"trial": trial.number, "values": list(trial.values)} for trial in front]
+        if confirmed := [each["trials"] for each in self._signed()]:
+            found["confirmed_after"] = confirmed
+        return found
 
     def _test(self) -> dict[str, Any]:
         """Of the condensed sets of the confirmation, and of the networks that saw all the images."""
@@ -174,6 +309,15 @@ class Claim:
     def _task(self, experiment: Experiment, stage: str) -> pipeline.Task:
         return pipeline.tasks(experiment, stage)[-1]
 
+    def _judge(self, experiment: Experiment) -> pipeline.Task:
+        return self._task(experiment, "evaluate")
+
+    def _accuracies(self, runs: Mapping[int, Sequence[Experiment]]) -> dict[int, list[float]]:
+        """Of the runs of each trial; nothing while one of them is not there."""
+        if not all(self._there(self._judge(e)) for each in runs.values() for e in each):
+            return {}
+        return {number: [self._judged(e)["accuracy"] for e in each] for number, each in runs.items()}
+
     def _judged(self, experiment: Experiment) -> dict[str, Any]:
         return pipeline.facts(pipeline.tasks(experiment)[-1], self.store)
 
@@ -185,8 +329,8 @@ class Claim:
         """Every artifact of the trials that ended and of the confirmation; some more than once."""
         for trial in space.finished(self.study):
             yield from pipeline.tasks(self.experiment(trial))
-        for arm in self.arms().values():
-            for experiment in arm:
+        for _, runs in self.steps():
+            for _, experiment in runs:
                 yield from pipeline.tasks(experiment)
         for whole in self._whole(self.winner):
             yield from pipeline.tasks(whole, "squeeze")
@@ -201,3 +345,17 @@ class Claim:
             "synthesis": math.fsum(spent[task.stage, task.key] for task in sets) / len(sets),
             "everything": math.fsum(spent.values()),
         }
+
+
+def student(experiment: Experiment, number: int) -> Experiment:
+    """Another student of the same condensed set, with labels and views of its own; 0 = the experiment."""
+    seeds = tuple(seed + number * STUDENT for seed in experiment.evaluate.seeds)
+    return replace(experiment, evaluate=replace(experiment.evaluate, seeds=seeds))
+
+
+def _named(runs: Mapping[int, Sequence[Experiment]], what: str) -> Runs:
+    return [(f"{what} {n}, seed {e.evaluate.seeds[0]}", e) for n, each in runs.items() for e in each]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

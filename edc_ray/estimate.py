@@ -76,10 +76,26 @@ def _swept(settings: Sweep, experiment: Experiment, store: Store) -> list[Item]:
         elif copies and not pipeline.skipped(task, runtime):
             units = len(pipeline.units(task, runtime)) + pipeline.finish(task)
             items.append(Item(task, copies, copies * units))
-    seeds = range(pipeline.CONFIRM_SEED, pipeline.CONFIRM_SEED + settings.confirm.seeds)
-    arms = [pipeline.arms(pipeline.with_seed(pipeline.refitted(best), seed)).values() for seed in seeds]
-    confirmed = [task for made in arms for arm in made for task in pipeline.tasks(arm)]
-    return [*items, *_missing(confirmed, store, runtime)]
+    return [*items, *_confirmed(settings, best, store)]
+
+
+def _confirmed(settings: Sweep, best: Experiment, store: Store) -> list[Item]:
+    """Of the confirmation. The candidates of confirm.best are taken to be like the best one of now."""
+    from edc_ray.claim import AGAIN_SEED, student  # Optuna, as above
+
+    confirm, runtime = settings.confirm, settings.runtime
+    seeds = [pipeline.CONFIRM_SEED + i for i in range(confirm.seeds)]
+    final = [pipeline.with_seed(pipeline.refitted(best), seed) for seed in seeds]
+    arms = [arm for each in final for arm in pipeline.arms(each).values()]
+    arms += [student(each, number) for each in final for number in range(1, confirm.students)]
+    items = _missing([task for arm in arms for task in pipeline.tasks(arm)], store, runtime)
+    if confirm.best > 1:
+        shared = {task.key for task in pipeline.tasks(best)}
+        again = [pipeline.with_seed(best, AGAIN_SEED + i) for i in range(confirm.seeds)]
+        tasks = [task for each in again for task in pipeline.tasks(each) if task.key not in shared]
+        one = _missing(tasks, store, runtime)
+        items += [Item(i.task, confirm.best * i.copies, confirm.best * i.units) for i in one]
+    return items
 
 
 # --- what that takes ----------------------------------------------------------------------------------------

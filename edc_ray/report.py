@@ -14,6 +14,7 @@ from edc_ray.artifacts import Store, pack_table
 from edc_ray.claim import Claim, interval
 from edc_ray.config import Experiment
 from edc_ray.core import storage
+from edc_ray.remarks import remarks
 from edc_ray.specs import read_folder
 
 LEADERS = 10
@@ -36,7 +37,7 @@ def leaderboard(claim: Claim, most: int = LEADERS) -> list[str]:
     lines = [f"{'trial':>5}  {'val':>7}  knobs"]
     for trial in claim.ranked[:most]:
         knobs = ", ".join(f"{path} = {space.brief(value)}" for path, value in trial.params.items())
-        lines.append(f"{trial.number:>5}  {100 * (trial.value or 0):6.2f}%  {knobs}")
+        lines.append(f"{trial.number:>5}  {100 * space.accuracy(trial):6.2f}%  {knobs}")
     return lines
 
 
@@ -52,6 +53,7 @@ def table(facts: dict[str, Any], hits: tuple[int, int] | None) -> list[str]:
     lines += [f"    {path} = {space.brief(value)}" for path, value in best["params"].items()]
     if "test" in facts:
         lines += _confirmed(facts)
+    lines += remarks(facts)
     if rungs := facts["rungs"]:
         points = ", ".join(f"{int(at) / 10:g} %: {r:.2f} (n = {n})" for at, (r, n) in rungs.items())
         lines.append(f"rank correlation of val accuracy along the training with the end: {points}")
@@ -108,7 +110,8 @@ def results(claim: Claim) -> bytes:
     rows = [
         {
             "arm": "search", "trial": trial.number, "seed": None, "state": trial.state.name.lower(),
-            "accuracy": trial.value, "split": "val", "params": json.dumps(trial.params),
+            "accuracy": trial.values[0] if trial.values else None, "split": "val",
+            "params": json.dumps(trial.params),
             "curve": json.dumps(sorted(trial.intermediate_values.items())),
         }
         for trial in space.finished(claim.study)
@@ -137,7 +140,8 @@ def results(claim: Claim) -> bytes:
 def best_yaml(claim: Claim) -> bytes:
     """The best configuration, whole; runs unchanged with `edc-ray condense`."""
     head = (
-        f"# Trial {claim.best.number} of sweep {claim.sweep.name}: val accuracy {claim.best.value:.4f}\n"
+        f"# Trial {claim.best.number} of sweep {claim.sweep.name}: "
+        f"val accuracy {space.accuracy(claim.best):.4f}\n"
         "# edc-ray condense best.yaml\n"
     )
     data = {

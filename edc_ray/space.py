@@ -16,7 +16,7 @@ import optuna
 import scipy  # loads scipy.stats, which takes a second, when it is asked for
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -169,11 +169,11 @@ def distribution(path: str, knob: Knob) -> BaseDistribution:
     if (knob.choices is None) == (knob.low is None and knob.high is None):
         raise ConfigError(where, given, "needs either choices, or low and high")
     if knob.choices is not None:
-        if not knob.choices or len({_code(c) for c in knob.choices}) < len(knob.choices):
+        if not knob.choices or len({code(c) for c in knob.choices}) < len(knob.choices):
             raise ConfigError(f"{where}.choices", list(knob.choices), "needs at least one value, each once")
         if knob.log or knob.step is not None:
             raise ConfigError(where, given, "choices take neither log nor step")
-        return CategoricalDistribution([_code(choice) for choice in knob.choices])
+        return CategoricalDistribution([code(choice) for choice in knob.choices])
     kind = _number_of(config.paths(Experiment)[path].type)
     if kind is None:
         raise ConfigError(where, given, "needs choices: the field is no number")
@@ -204,14 +204,14 @@ def _check_step(where: str, step: float, width: Decimal, log: bool) -> None:
         raise ConfigError(where, step, f"must be > 0 and divide high - low = {width:g}")
 
 
-def _code(choice: Any) -> Any:
+def code(choice: Any) -> Any:
     """Lists and mappings as JSON text, since Optuna's categories are scalars."""
     return json.dumps(choice) if isinstance(choice, list | tuple | dict) else choice
 
 
 def _decode(value: Any, knob: Knob) -> Any:
     """The choice, as the file has it, that Optuna knows by `value`."""
-    return next((choice for choice in knob.choices or () if _code(choice) == value), value)
+    return next((choice for choice in knob.choices or () if code(choice) == value), value)
 
 
 def order(search: Mapping[str, Knob]) -> list[str]:
@@ -285,7 +285,9 @@ def sampler(sweep: Sweep, asked: int) -> BaseSampler:
         return RandomSampler(seed=number)
     if sweep.sampler == "grid":
         values = {path: list(knob.choices or ()) for path, knob in sweep.search.items()}
-        return Grid({path: [_code(v) for v in options] for path, options in values.items()}, seed=sweep.seed)
+        return Grid({path: [code(v) for v in options] for path, options in values.items()}, seed=sweep.seed)
+    if sweep.sampler == "nsga2":  # a generation must be over long before the budget is
+        return NSGAIISampler(population_size=min(50, max(4, sweep.budget.trials // 4)), seed=number)
     # `group` is experimental, and what conditional knobs need.
     with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
         return TPESampler(
@@ -323,13 +325,14 @@ def read_study(folder: Folder) -> optuna.Study:
     return optuna.load_study(storage=storage(folder), study_name=STUDY)
 
 
-def open_study(folder: Folder) -> optuna.Study:
+def open_study(folder: Folder, objectives: Sequence[str] = (METRIC,)) -> optuna.Study:
     """The sweep's study, made if it is not there. A trial that a dead driver left running is told FAIL; the
     parameters of all such lost trials are enqueued, unless a trial has them again.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["maximize", *("minimize" for _ in objectives[1:])]
     study = optuna.create_study(
-        storage=storage(folder), study_name=STUDY, direction="maximize", load_if_exists=True
+        storage=storage(folder), study_name=STUDY, directions=directions, load_if_exists=True
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         mark_lost(study, trial)
@@ -365,10 +368,15 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in ended if not lost(trial)]
 
 
+def accuracy(trial: FrozenTrial) -> float:
+    """Of a complete trial; with several objectives it is the first."""
+    return float(trial.values[0])
+
+
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials, best first; of equals the earlier."""
+    """Complete trials, the most accurate first; of equals the cheaper, then the earlier."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+    return sorted(complete, key=lambda t: (-accuracy(t), t.values[1:], t.number))
 
 
 def brief(value: Any) -> str:
@@ -378,10 +386,10 @@ def brief(value: Any) -> str:
 
 def rung_correlation(trials: Sequence[FrozenTrial]) -> dict[int, tuple[float, int]]:
     """progress -> (Spearman correlation of the accuracy there with the final one, number of trials)."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
     found: dict[int, tuple[float, int]] = {}
     for at in sorted({step for t in complete for step in t.intermediate_values if step < END}):
-        pairs = [(t.intermediate_values[at], t.value) for t in complete if at in t.intermediate_values]
+        pairs = [(t.intermediate_values[at], accuracy(t)) for t in complete if at in t.intermediate_values]
         varied = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
         if len(pairs) >= 4 and varied:
             found[at] = (float(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))

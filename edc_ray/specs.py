@@ -66,6 +66,16 @@ def read_folder(folder: str) -> tuple[Sweep, Experiment, Store, "Folder"]:
     return sweep, config.load(Experiment, parts[1]), store, folder_of(store, name)
 
 
+def further(sweep: Sweep, changes: Sequence[str]) -> Sweep:
+    """A sweep that was started, with `--set` of what may change when it goes on. Raises as `load_file`."""
+    pairs = _lifted(dict(_pair(change) for change in changes))
+    for path in pairs:
+        if path.split(".")[0] in ("name", "preset", "experiment", "search"):
+            raise ConfigError(path, pairs[path], "is what the sweep is; another one is a sweep of its own")
+    with _inner_in_search():
+        return config.override(sweep, pairs)
+
+
 def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
     """The file's content and its experiment after `--set`. Raises as `load_file`."""
     pairs = dict(_pair(change) for change in changes)

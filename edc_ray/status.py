@@ -73,10 +73,10 @@ def _trials(sweep: Sweep, trials: "Sequence[FrozenTrial]") -> list[str]:
     if times:
         silent = max(0, round((datetime.now() - max(times)).total_seconds()))
         lines[0] += f"; the last one began or ended {duration(silent)} ago"
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if complete:
-        best = max(complete, key=lambda trial: (trial.value, -trial.number))
-        lines.append(f"best: trial {best.number}, {100 * (best.value or 0.0):.2f} % on val")
+        best = max(complete, key=lambda trial: (space.accuracy(trial), -trial.number))
+        lines.append(f"best: trial {best.number}, {100 * space.accuracy(best):.2f} % on val")
     return [*lines, *_eta(sweep, trials, complete)]
 
 
@@ -104,8 +104,8 @@ def _work(sweep: Sweep, base: Experiment, trials: "Sequence[FrozenTrial]", store
                 if trial.state.name != "PRUNED" or task.stage not in ("relabel", "evaluate"):
                     places[trial.state.name][task.key] = task
     if _over(sweep, trials) and space.ranked(study):
-        for arm in Claim(base, sweep, store, study).arms().values():
-            work.wanted |= {task.key: task for experiment in arm for task in pipeline.tasks(experiment)}
+        for _, runs in Claim(base, sweep, store, study).steps():
+            work.wanted |= {task.key: task for _, experiment in runs for task in pipeline.tasks(experiment)}
     work.wanted = {key: task for key, task in work.wanted.items() if key not in work.made}
     return work
 

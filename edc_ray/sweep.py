@@ -6,24 +6,25 @@ with a larger budget it goes further (architecture.md 6).
 
 import argparse
 import functools
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from edc_ray import config, ladder, pipeline
-from edc_ray.artifacts import Damaged, Missing, Store
+from edc_ray import config, ladder, live, pipeline
+from edc_ray.artifacts import Damaged, Missing, Store, move_folder
 from edc_ray.config import ConfigError, Experiment, Sweep
 from edc_ray.distributed.ledger import UnitFailed, told
 from edc_ray.session import Stopped, cluster, say, stoppable, watched
-from edc_ray.specs import anchored, flatten, is_ladder, load_file, under
+from edc_ray.specs import anchored, flatten, further, is_ladder, load_file, read_folder, under
 
 if TYPE_CHECKING:  # Optuna, which only a search needs
     from edc_ray.journal import Folder
+    from edc_ray.spend import Limits
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ class Prepared:
     folder: "Folder"
 
 
-def prepare(file: str, changes: Sequence[str]) -> Prepared:
+def prepare(file: str, changes: Sequence[str], fresh: bool = False) -> Prepared:
     """Everything that can be refused before any compute; writes nothing.
+
+    fresh: the folder may be of another sweep.
 
     Raises:
         ConfigError: names the path, the value and what is legal.
@@ -50,7 +53,8 @@ def prepare(file: str, changes: Sequence[str]) -> Prepared:
     check(sweep, base)
     store = Store(sweep.runtime.store)
     store.check()
-    _check_same(store, sweep, base)
+    if not fresh:
+        _check_same(store, sweep, base)
     return Prepared(sweep, anchored(base), store, folder_of(store, f"sweeps/{sweep.name}"))
 
 
@@ -60,8 +64,10 @@ def check(sweep: Sweep, base: Experiment) -> None:
     Raises:
         ConfigError: names the path in the file, the value and what is legal.
     """
-    from edc_ray import reuse, space
+    from edc_ray import reuse, space, warm
 
+    live.check(sweep)
+    warm.check(sweep)
     space.check(sweep.search, base)
     reuse.check(sweep, base)
     if sweep.sampler == "grid":
@@ -74,6 +80,8 @@ def check(sweep: Sweep, base: Experiment) -> None:
         raise ConfigError(f"experiment.{path}", attrgetter(path)(base), legal)
     if sweep.confirm.seeds == 1:
         raise ConfigError("confirm.seeds", 1, "must be 0 or at least 2: one run has no interval")
+    if sweep.confirm.seeds == 0 and sweep.confirm.best > 1:
+        raise ConfigError("confirm.best", sweep.confirm.best, "must be 1 where confirm.seeds = 0")
     if sweep.scheduler.kind == "asha":
         first_rung(sweep, base)
     with under("experiment"):
@@ -88,7 +96,9 @@ def identity(sweep: Sweep, base: Experiment) -> dict[str, Any]:
     """What makes two commands the same sweep: the data, the experiment and the space; not the budget."""
     search = {path: config.dump(knob) for path, knob in sweep.search.items()}
     experiment = config.hashed(base)
-    return {"dataset": pipeline.tasks(base, "ingest")[0].key, "experiment": experiment, "search": search}
+    data = pipeline.tasks(base, "ingest")[0].key
+    several = {"objectives": list(sweep.objectives)} if len(sweep.objectives) > 1 else {}
+    return {"dataset": data, "experiment": experiment, "search": search} | several
 
 
 def _check_same(store: Store, sweep: Sweep, base: Experiment) -> None:
@@ -100,13 +110,19 @@ def _check_same(store: Store, sweep: Sweep, base: Experiment) -> None:
     except (ValueError, KeyError, TypeError):
         raise ConfigError("name", sweep.name, "the sweep.json in its folder is not of a sweep") from None
     ours = json.loads(json.dumps(identity(sweep, base)))
-    odd = [part for part in ours if ours[part] != there.get(part)]
+    odd = [part for part in {**ours, **there} if ours.get(part) != there.get(part)]
     if odd:
         new, old = dict(flatten(ours)), dict(flatten(there))
         differs = [path for path in {**new, **old} if new.get(path) != old.get(path)] or odd
         raise ConfigError(
             "name", sweep.name, f"its folder is of another sweep (differs in {', '.join(differs[:4])})"
         )
+
+
+def _limits(ready: Prepared) -> "Limits":
+    from edc_ray.spend import Limits, Spend
+
+    return Limits(ready.sweep, Spend(ready.sweep, ready.base, ready.store))
 
 
 def first_rung(sweep: Sweep, base: Experiment) -> float:
@@ -151,13 +167,16 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
     from edc_ray.distributed.trial import trial
 
     sweep, base = ready.sweep, ready.base
+    where = ready.store.folder(f"sweeps/{sweep.name}/tune")
     study = space.read_study(ready.folder)
     done = space.finished(study)
     outer = reuse.outer(sweep.search, base)
     tuning.keep_credentials()
     thin = functools.partial(trial, base=base, search=sweep.search, broker=broker, stops=rungs(sweep, base))
     thin.__mixins__ = (tuning.Named,)  # type: ignore[attr-defined]  # Tune's way into the trainable it makes
-    searcher = tuning.make_search(sweep, ready.folder, study, outer)
+    limits = _limits(ready)
+    costs = functools.partial(_costs, sweep, base, ready.store)
+    searcher = tuning.make_search(sweep, ready.folder, study, outer, limits, costs)
     tuner = tune.Tuner(
         tune.with_resources(thin, {"cpu": 0, "node:__internal_head__": 0.001}),
         tune_config=tune.TuneConfig(
@@ -169,9 +188,9 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"from-{len(study.trials):05d}",
-            storage_path=ready.store.folder(f"sweeps/{sweep.name}/tune"),
+            storage_path=where,
             failure_config=tune.FailureConfig(max_failures=3),  # lost processes of one trial
-            callbacks=[tuning.TrialLines(len(done), sweep.budget.trials, say)],
+            callbacks=[tuning.TrialLines(len(done), sweep.budget.trials, say), *live.callbacks(sweep, where)],
             verbose=0,
         ),
     )
@@ -179,12 +198,22 @@ def search(ready: Prepared, broker: Any, left: int) -> None:
         tuner.fit()
     except tune.TuneError as error:
         raise tuning.own_error(error) from None
-    short = sweep.budget.trials - len(space.finished(space.read_study(ready.folder)))
-    end = tuning.deadline(sweep, study)
-    if short > 0 and (end is None or datetime.now() < end):
+    study = space.read_study(ready.folder)
+    short = sweep.budget.trials - len(space.finished(study))
+    if ended := limits.ended(study):
+        say(f"budget.{ended} is used up: {limits.said(study)}")
+    elif short > 0:
         raise RuntimeError(
             f"{short} trials were lost through no fault of theirs; the same command tries them again"
         )
+
+
+def _costs(sweep: Sweep, base: Experiment, store: Store, chosen: Mapping[str, Any]) -> list[float]:
+    """The objectives of a finished trial but accuracy."""
+    from edc_ray import space, spend
+
+    cost = spend.of_trial(space.apply(base, chosen, sweep.search), store)
+    return [getattr(cost, name) for name in sweep.objectives[1:]]
 
 
 # --- the whole ----------------------------------------------------------------------------------------------
@@ -196,7 +225,7 @@ def run(ready: Prepared) -> dict[str, Any]:
     Raises:
         RuntimeError: no trial came to its end. UnitFailed: a unit of the confirmation failed.
     """
-    from edc_ray import report, space
+    from edc_ray import report, space, warm
     from edc_ray.claim import Claim
 
     sweep, base, store = ready.sweep, ready.base, ready.store
@@ -205,13 +234,15 @@ def run(ready: Prepared) -> dict[str, Any]:
         with store.alone(f"sweeps/{sweep.name}/driver.lock"):
             store.mend_lines(f"sweeps/{sweep.name}/study.journal")
             store.put(f"sweeps/{sweep.name}/sweep.json", json.dumps(facts, indent=1).encode())
-            study = space.open_study(ready.folder)
+            study = space.open_study(ready.folder, sweep.objectives)
+            warm.start(sweep, base, study, say)
             left = max(0, sweep.budget.trials - len(space.finished(study)))
             say(f"sweep {sweep.name}: {left} of {sweep.budget.trials} trials to run; folder {ready.folder}")
             hits: tuple[int, int] | None = None
             if left > 0 or Claim(base, sweep, store, study).missing():
                 hits = _compute(ready, left)
             claim = Claim(base, sweep, store, space.read_study(ready.folder))
+            claim.sign()
             return report.write(claim, hits or claim.all_hits(), say)
     except BlockingIOError:
         raise ConfigError("name", sweep.name, "another process is running this sweep") from None
@@ -225,7 +256,7 @@ def _compute(ready: Prepared, left: int) -> tuple[int, int]:
         from edc_ray.distributed.service import start_broker
 
         leader = next(iter(space.ranked(space.read_study(ready.folder))), None)
-        best = leader.value if leader else None
+        best = space.accuracy(leader) if leader else None
         broker = start_broker(ready.store.path(), ready.sweep.runtime, ready.sweep.name, best)
         with watched(broker, ready.store):
             if left > 0:
@@ -235,21 +266,78 @@ def _compute(ready: Prepared, left: int) -> tuple[int, int]:
     return events.get("stage_hit", 0), events.get("stage_built", 0)
 
 
+def put_aside(ready: Prepared) -> None:
+    """Move the sweep's folder, that is its study, aside: the sweep then begins anew. Artifacts stay.
+
+    Raises:
+        ConfigError: another process is running the sweep.
+    """
+    store, old = ready.store, f"sweeps/{ready.sweep.name}"
+    if not any(info.is_file for info in store.listed(old, deep=True)):
+        return
+    new = next(name for i in itertools.count(1) if not store.listed(name := f"{old}-old{i}"))
+    try:
+        with store.alone(f"{old}/driver.lock"):
+            move_folder(store, old, new)
+            store.drop(f"{new}/driver.lock")
+    except BlockingIOError:
+        raise ConfigError("name", ready.sweep.name, "another process is running this sweep") from None
+    say(f"a new study: the old one is now {store.path(new)}; artifacts stay, and are hits")
+
+
+def extend(folder: str, trials: int, changes: Sequence[str]) -> dict[str, Any]:
+    """So many more trials for a sweep that was started, by its folder or URI; then it confirms again.
+
+    Raises:
+        ConfigError: it is of no sweep, or another budget is at its end.
+    """
+    from edc_ray import space
+    from edc_ray.journal import folder_of
+
+    if trials < 1:
+        raise ConfigError("--trials", trials, "must be >= 1")
+    sweep, base, store, place = read_folder(folder)
+    if str(place) != str(folder_of(store, f"sweeps/{sweep.name}")):
+        raise ConfigError("folder", folder, "must be STORE/sweeps/NAME: the folder was moved")
+    study = space.read_study(place)
+    more = config.override(
+        sweep, {"budget.trials": len(space.finished(study)) + trials, "runtime.store": store.root}
+    )
+    more = further(more, changes)
+    check(more, base)
+    _check_same(store, more, base)
+    ready = Prepared(more, base, store, place)
+    if ended := _limits(ready).ended(study):
+        raise ConfigError(f"budget.{ended}", getattr(more.budget, ended), "is used up: no trial would start")
+    return run(ready)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0 = done; 1 = the sweep failed; 2 = the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m edc_ray.sweep", description=__doc__)
     parser.add_argument("file", help="a sweep or a ladder, such as sweeps/quickstart.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one field")
+    add_options(parser)
     args = parser.parse_args(argv)
-    return guarded(lambda: start(args.file, args.set))
+    return guarded(lambda: start(args.file, args.set, args.fresh))
 
 
-def start(file: str, changes: Sequence[str]) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Also of `edc-ray sweep`."""
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one field")
+    parser.add_argument("--fresh", action="store_true", help="begin a new study; the old one is moved aside")
+
+
+def start(file: str, changes: Sequence[str], fresh: bool = False) -> None:
     """Run a sweep file, or a ladder file."""
     if is_ladder(file):
+        if fresh:
+            raise ConfigError("--fresh", file, "is a ladder, which has no study")
         ladder.run(ladder.prepare(file, changes))
-    else:
-        run(prepare(file, changes))
+        return
+    ready = prepare(file, changes, fresh)
+    if fresh:
+        put_aside(ready)
+    run(ready)
 
 
 def guarded(command: Callable[[], object]) -> int:

@@ -1,7 +1,6 @@
 """Tune's side of a sweep: its searcher, its scheduler and its lines, all over the study of `space`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from edc_ray import reuse, space
 from edc_ray.config import Scheduler, Sweep
 from edc_ray.journal import Folder
 from edc_ray.space import END, METRIC
+from edc_ray.spend import Limits
 
 
 class Hopeless(RuntimeError):
@@ -37,15 +37,18 @@ class StudySearch(OptunaSearch):
     trial that a scheduler stopped (architecture.md 6; Tune would call it complete with its last value).
     """
 
-    deadline: datetime | None = None  # no trial starts after it
+    limits: Limits | None = None  # no trial starts after them
+    costs: Callable[[Mapping[str, Any]], Sequence[float]] | None = None  # of a finished trial's knobs
     outer: Collection[str] = ()  # the knobs that `inner` trials share
     inner = 1
 
     def suggest(self, trial_id: str) -> Any:
-        if self.deadline is not None and datetime.now() > self.deadline:
+        study: Any = self._ot_study
+        if self.limits is not None and self.limits.ended(study):
             return Searcher.FINISHED
+        if self.limits is not None and self.limits.full(study):
+            return None  # Tune asks again
         if trial_id not in self._ot_trials:
-            study: Any = self._ot_study
             reuse.keep(study, self.outer, self.inner)
         return super().suggest(trial_id)
 
@@ -59,7 +62,10 @@ class StudySearch(OptunaSearch):
             if result.get("hopeless"):
                 raise Hopeless(result["hopeless"])
         elif "failed" not in result and result["progress"] not in seen.intermediate_values:
-            trial.report(result[METRIC], result["progress"])
+            # Not trial.report, which refuses to where there are several objectives.
+            trial.study._storage.set_trial_intermediate_value(
+                trial._trial_id, result["progress"], result[METRIC]
+            )
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -74,6 +80,8 @@ class StudySearch(OptunaSearch):
             space.mark_lost(self._ot_trials[trial_id].study, self._ot_trials[trial_id])
         if error or failed or (result and result["progress"] < END):
             result = None  # the base class then tells FAIL, or PRUNED
+        if result and self.costs:  # Tune, which checks its metrics at every report, knows of accuracy only
+            result = {**result, METRIC: [result[METRIC], *self.costs(self._ot_trials[trial_id].params)]}
         super().on_trial_complete(trial_id, result, error or failed)
 
 
@@ -114,27 +122,25 @@ def keep_credentials() -> None:
 
 
 def make_search(
-    sweep: Sweep, folder: Folder, study: optuna.Study, outer: Collection[str] = ()
+    sweep: Sweep,
+    folder: Folder,
+    study: optuna.Study,
+    outer: Collection[str] = (),
+    limits: Limits | None = None,
+    costs: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
 ) -> StudySearch:
-    """The searcher that goes on with the study in the folder, until the budget's hours are over.
+    """The searcher that goes on with the study in the folder, until a budget is used up.
 
-    outer: the knobs that sweep.inner trials share.
+    outer: the knobs that sweep.inner trials share. costs: of a finished trial's knobs, where sweep.objectives
+    asks for some.
     """
     search = StudySearch(
         space=space.Space(sweep.search), metric=METRIC, mode="max", study_name=space.STUDY,
         sampler=space.sampler(sweep, len(study.trials)), storage=space.storage(folder),
     )  # fmt: skip
-    search.deadline = deadline(sweep, study)
+    search.limits, search.costs = limits, costs if len(sweep.objectives) > 1 else None
     search.outer, search.inner = outer, sweep.inner
     return search
-
-
-def deadline(sweep: Sweep, study: optuna.Study) -> datetime | None:
-    """budget.hours after the sweep's first trial began, however often it was interrupted; None = never."""
-    if sweep.budget.hours is None:
-        return None
-    began = [trial.datetime_start for trial in study.trials if trial.datetime_start is not None]
-    return min(began, default=datetime.now()) + timedelta(hours=sweep.budget.hours)
 
 
 def make_scheduler(cfg: Scheduler, stops: Sequence[float], done: Sequence[FrozenTrial]) -> TrialScheduler:

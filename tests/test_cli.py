@@ -36,7 +36,8 @@ def run(capsys: pytest.CaptureFixture[str], command: str, target: str, *changes:
 OPTIONS = {
     "condense": {"--help", "--set", "--ray"},
     "plan": {"--help", "--set", "--cluster"},
-    "sweep": {"--help", "--set"},
+    "sweep": {"--help", "--set", "--fresh", "--dry-run"},
+    "extend": {"--help", "--trials", "--set"},
     "report": {"--help"},
     "doctor": {"--help", "--set"},
     "status": {"--help", "--address"},
@@ -63,6 +64,8 @@ def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.findall(r"^    (\w+)  ", text, re.M) == [
         *(name for name in OPTIONS if " " not in name),
         "presets",
+        "explain",
+        "schema",
     ]
     assert "condense" in text and "What there is to do" in text
     with pytest.raises(SystemExit) as ended:
@@ -70,7 +73,7 @@ def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert (
-        set(re.findall(r"(?<![\w-])--[a-z-]+", text)) == {"--help", "--set"}
+        set(re.findall(r"(?<![\w-])--[a-z-]+", text)) == {"--help", "--set", "--fresh"}
         and "sweeps/quickstart.yaml" in text
     )
 

@@ -106,7 +106,7 @@ BAD: list[tuple[type, object, str, object, str]] = [
     (Sweep, {"search": {"recover.lr": {"low": "a"}}}, "search.recover.lr.low", "a", "number"),
     (Sweep, {"search": {"recover.lr": 3}}, "search.recover.lr", 3, "mapping"),
     (Sweep, {"scheduler": {"reduction": 1}}, "scheduler.reduction", 1.0, "must be >= 1.5"),
-    (Sweep, {"sampler": "tpes"}, "sampler", "tpes", "'tpe', 'random' or 'grid'"),
+    (Sweep, {"sampler": "tpes"}, "sampler", "tpes", "'tpe', 'random', 'nsga2' or 'grid'"),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from edc_ray import cli, estimate, pipeline, specs
 from edc_ray.artifacts import Store, every_artifact
-from edc_ray.config import ConfigError, Experiment, Sweep
+from edc_ray.config import Budget, ConfigError, Confirm, Experiment, Knob, Runtime, Sweep
 from edc_ray.pipeline import Task
 from edc_ray.rates import Rates, duration, planned, size
 from tests import tiny
@@ -236,3 +236,20 @@ def test_the_command(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert "on 8 x H200: 1 workers at once; runtime.workers = 1 is the limit" in capsys.readouterr().out
     assert cli.main(["plan", "--cluster", "many", file]) == 2
     assert sorted(str(path) for path in Path(store.root).rglob("*")) == before
+
+
+def test_the_best_again_and_more_students_are_part_of_the_confirmation(store: Store) -> None:
+    base = tiny.experiment()
+    search = {"evaluate.lr": Knob(low=1e-3, high=1e-2)}
+    runtime = replace(Runtime(), store=store.path())
+
+    def units(stage: str, **confirm: int) -> float:
+        sweep = Sweep(search=search, budget=Budget(trials=1), confirm=Confirm(**confirm), runtime=runtime)
+        return sum(item.units for item in estimate.todo(sweep, base, store) if item.task.stage == stage)
+
+    plain, again = units("evaluate", seeds=3), units("evaluate", seeds=3, best=4)
+    assert again - plain == 3 * 4 and units("evaluate", seeds=3, students=3) - plain == 3 * 2
+    assert units("squeeze", seeds=3, best=4) == units("squeeze", seeds=3)
+    assert (
+        units("recover", seeds=3, students=3) == units("recover", seeds=3) < units("recover", seeds=3, best=2)
+    )

@@ -144,13 +144,13 @@ RULES = {
     "ray": Rule(
         "Ray stays at the rim",
         r"^ray(\.|$)",
-        "distributed tuning session sweep monitor cli",
+        "distributed tuning live session sweep monitor cli",
         bad="import ray",
     ),
     "optuna": Rule(
         "Optuna is the search's",
         r"^optuna(\.|$)",
-        "journal space reuse tuning claim sweep report status",
+        "journal space spend reuse tuning warm claim sweep report status",
         bad="import optuna",
     ),
     "pydantic": Rule("the method runs without pydantic", r"^pydantic", "config", bad="import pydantic"),
@@ -173,7 +173,7 @@ RULES = {
         "results know no time or place", CLOCK, only="core config presets space", bad="import time"
     ),
     "environment": Rule(
-        "arguments come from the rim", RIM, "sweep session cli report", bad="import os; os.environ['A']"
+        "arguments come from the rim", RIM, "sweep live session cli report", bad="import os; os.environ['A']"
     ),
     "global generator": Rule(
         "randomness is an argument", GLOBAL_RNG, "core.random", bad="import torch; torch.manual_seed(0)"

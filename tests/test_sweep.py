@@ -1,6 +1,7 @@
 """Whole sweeps, each in a process and a Ray of its own: the study, the files, and what a second run finds."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray import tune
 from ray.tune.search import Searcher
 
-from edc_ray import cli, pipeline, space, tuning
+from edc_ray import cli, config, pipeline, space, spend, sweep, tuning
 from edc_ray.artifacts import Store
-from edc_ray.config import Budget, Experiment, Knob, Scheduler, Sweep
-from edc_ray.journal import Folder, Remote
+from edc_ray.config import Budget, ConfigError, Experiment, Knob, Scheduler, Sweep
+from edc_ray.journal import Folder, Remote, folder_of
 from edc_ray.specs import load_file
 from tests import tiny
 
@@ -129,6 +130,125 @@ def test_a_larger_budget_goes_on(swept: tuple[str, Path, list[str]]) -> None:
     assert states(folder) == {"COMPLETE": 6} and before.items() <= curves(folder).items()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_more_trials_of_a_finished_sweep(
+    swept: tuple[str, Path, list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the larger budget: in this process, with a Ray of its own."""
+    _, folder, _ = swept
+    before, ended = curves(folder), states(folder)["COMPLETE"]
+    assert cli.main(["extend", str(folder / "store/sweeps/tiny"), "--trials", "2"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith(f"sweep tiny: 2 of {ended + 2} trials")
+    assert states(folder) == {"COMPLETE": ended + 2} and before.items() <= curves(folder).items()
+    assert any(line.startswith("reads of a test split") for line in said)
+
+
+# --- a new study, more trials -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", ["", "mock:///x"], ids=["local", "object store"])
+def test_a_fresh_study_leaves_the_old_one_readable(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(root or str(tmp_path))
+    ready = sweep.Prepared(
+        Sweep(name="tiny", search=LR), tiny.experiment(), store, folder_of(store, "sweeps/tiny")
+    )
+    sweep.put_aside(ready)  # nothing is there
+    assert capsys.readouterr().out == ""
+    for times in (1, 2):
+        store.put("sweeps/tiny/sweep.json", b"{}")
+        made = space.open_study(ready.folder)
+        made.tell(made.ask(), times / 10)
+        sweep.put_aside(ready)
+        assert f"sweeps/tiny-old{times}" in capsys.readouterr().out
+        assert not space.has_study(ready.folder)
+        assert not [info for info in store.listed("sweeps/tiny", deep=True) if info.is_file]
+    for times in (1, 2):
+        old = folder_of(store, f"sweeps/tiny-old{times}")
+        assert [trial.value for trial in space.read_study(old).trials] == [times / 10]
+        assert store.get(f"sweeps/tiny-old{times}/sweep.json") == b"{}"
+
+
+def test_fresh_is_not_for_a_ladder_nor_for_a_sweep_that_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a ladder, which has no study"):
+        sweep.start("sweeps/cifar10_cpu_ladder.yaml", [], fresh=True)
+    store = Store(str(tmp_path))
+    ready = sweep.Prepared(
+        Sweep(name="tiny", search=LR), tiny.experiment(), store, folder_of(store, "sweeps/tiny")
+    )
+    with (
+        store.alone("sweeps/tiny/driver.lock"),
+        pytest.raises(ConfigError, match="another process is running"),
+    ):
+        sweep.put_aside(ready)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        (
+            {"objectives": ("accuracy", "label_bytes"), "scheduler": Scheduler(kind="asha")},
+            "scheduler.kind = 'asha'",
+        ),
+        ({"objectives": ("label_bytes",)}, "objectives = ('label_bytes',): must begin with accuracy"),
+        ({"objectives": ("accuracy", "accuracy")}, "objectives = "),
+    ],
+)
+def test_objectives_that_cannot_be(fields: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Sweep(**fields)
+    assert str(caught.value).startswith(error)
+
+
+def test_a_sweep_of_one_objective_is_who_it_was(tmp_path: Path) -> None:
+    """A folder of before there were several objectives goes on; one of others does not."""
+    made, base = load_file(tiny.sweep_file(tmp_path))
+    assert set(sweep.identity(made, base)) == {"dataset", "experiment", "search"}
+    several = replace(made, objectives=("accuracy", "core_seconds"))
+    store = Store(str(tmp_path / "store"))
+    for ours, theirs in ((made, several), (several, made)):
+        facts = {"identity": sweep.identity(theirs, base)}
+        store.put("sweeps/tiny/sweep.json", json.dumps(facts).encode())
+        with pytest.raises(ConfigError, match="differs in objectives"):
+            sweep._check_same(store, ours, base)
+        sweep._check_same(store, theirs, base)
+
+
+def test_a_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tiny.sweep_file(tmp_path)
+    said = []
+    for command in (["sweep", file, "--dry-run"], ["plan", file]):
+        assert cli.main([*command, "--set", "budget.trials=7"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and said[0].startswith("sweep tiny: 7 trials over 1 knobs")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials", "error"),
+    [
+        ([], 0, "--trials = 0: must be >= 1"),
+        (["search.evaluate.lr.low=0.1"], 1, "search.evaluate.lr.low = 0.1: is what the sweep is"),
+        (["budget.trails=3"], 1, "budget.trails = 3: unknown; did you mean budget.trials"),
+        (["budget.hours=0"], 1, "budget.hours = 0: is used up: no trial would start"),
+    ],
+)
+def test_what_cannot_be_extended(changes: list[str], trials: int, error: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    search = {"evaluate.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
+    made, base = load_file(tiny.sweep_file(tmp_path, search=search))
+    facts = {"identity": sweep.identity(made, base), "sweep": config.dump(made), "base": config.dump(base)}
+    store.put("sweeps/tiny/sweep.json", json.dumps(facts).encode())
+    asked = space.open_study(folder_of(store, "sweeps/tiny"))
+    asked.tell(asked.ask(), 0.5)
+    with pytest.raises(ConfigError) as caught:
+        sweep.extend(str(tmp_path / "sweeps/tiny"), trials, changes)
+    assert str(caught.value).startswith(error)
+
+
 # --- grid, labels, explosions -------------------------------------------------------------------------------
 
 
@@ -152,6 +272,56 @@ def test_a_grid_repeats_exactly_and_an_explosion_ends_one_trial(tmp_path: Path) 
     assert curves(tmp_path / "inline") == curves(tmp_path / "stream")
     pages = list((tmp_path / "stream/store").glob("relabel-*/page-*.parquet"))
     assert len(pages) == 3 and not list((tmp_path / "inline/store").glob("relabel-*"))
+
+
+# --- several objectives, the best again, budgets in core-hours ----------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_accuracy_against_costs_and_the_best_again(tmp_path: Path) -> None:
+    """Then another sweep begins with its best, and ends when its core-hours are used up."""
+    file = tiny.sweep_file(
+        tmp_path, sampler="nsga2", objectives=["accuracy", "label_bytes", "core_seconds"],
+        search={"evaluate.epochs": {"choices": [2, 12]}, "evaluate.lr": {"low": 1e-3, "high": 1e-2}},
+        budget={"trials": 6}, confirm={"seeds": 2, "best": 2, "students": 2}, callbacks=["tensorboard"],
+    )  # fmt: skip
+    said = tiny.sweep(file).splitlines()
+    made = study(tmp_path)
+    assert states(tmp_path) == {"COMPLETE": 6} and len(made.directions) == 3
+    store = Store(str(tmp_path / "store"))
+    for trial in made.trials:
+        cost = spend.of_trial(experiment_of(file, trial), store)
+        assert trial.values[1:] == [cost.label_bytes, cost.core_seconds] and trial.values[1] > 0
+        assert trial.intermediate_values[space.END] == trial.values[0]
+    facts = json.loads((tmp_path / "store/sweeps/tiny/final.json").read_text())
+    assert {point["trial"] for point in facts["front"]} == {trial.number for trial in made.best_trials}
+    assert set(facts["again"]) == {str(trial.number) for trial in space.ranked(made)[:2]}
+    assert len(facts["spread"]["accuracies"]) == 2 == len(facts["spread"]["accuracies"][0])
+    assert any(line.startswith("Pareto front of accuracy, label_bytes, core_seconds: ") for line in said)
+    assert any(line.startswith("the 2 best again on val") for line in said)
+    assert list((tmp_path / "store/sweeps/tiny/tune").rglob("events.out.tfevents.*"))
+    assert facts["confirmed_after"] == [6]
+
+    (tmp_path / "next").mkdir()
+    costs = [trial.values[2] for trial in made.trials]
+    seconds = spend.Spend(*load_file(file), store).total(made).core_seconds
+    shared = (sum(costs) - seconds) / (
+        len(costs) - 1
+    )  # all but the students, which each trial has its own of
+    limit_hours = (shared + 2.5 * (max(costs) - shared)) / 3600
+    later = tiny.sweep_file(
+        tmp_path / "next", budget={"trials": 12, "core_hours": limit_hours}, confirm={"seeds": 0},
+        warm_start={"folder": str(tmp_path / "store/sweeps/tiny"), "best": 2},
+    )  # fmt: skip
+    said = tiny.sweep(later).splitlines()
+    assert any(line.startswith("warm start: 2 configurations of ") for line in said), said
+    first = [trial.params["evaluate.lr"] for trial in study(tmp_path / "next").trials[:2]]
+    assert first == [trial.params["evaluate.lr"] for trial in space.ranked(made)[:2]]
+    (told,) = [line for line in said if line.startswith("budget.core_hours is used up: ")]
+    used, limit = map(float, re.findall(r"[0-9.e-]+", told)[1:3])
+    ended = len(space.finished(study(tmp_path / "next")))
+    assert used >= limit and 2 <= ended < 12, told
 
 
 # --- ASHA ---------------------------------------------------------------------------------------------------
@@ -188,6 +358,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def searcher(folder: Folder) -> tuning.StudySearch:
     return tuning.make_search(Sweep(search=LR, sampler="random"), folder, space.open_study(folder))
+
+
+def limited(sweep: Sweep, folder: Folder, made: optuna.Study) -> tuning.StudySearch:
+    """With the budgets of the sweep, whose artifacts are in a store of its own."""
+    limits = spend.Limits(sweep, spend.Spend(sweep, tiny.experiment(), Store("mock:///nothing")))
+    return tuning.make_search(sweep, folder, made, limits=limits)
 
 
 def told(progress: int, accuracy: float, **facts: int | str) -> dict[str, Any]:
@@ -321,10 +497,10 @@ def test_no_trial_starts_after_the_hours_however_often_it_is_interrupted(place: 
     made = space.open_study(place)
     made.tell(made.ask(), 0.5)
     hours = Sweep(search=LR, sampler="random", budget=Budget(hours=0.0))
-    assert tuning.deadline(hours, made) == made.trials[0].datetime_start
-    assert tuning.make_search(hours, place, made).suggest("b") == Searcher.FINISHED
+    assert spend.deadline(hours, made) == made.trials[0].datetime_start
+    assert limited(hours, place, made).suggest("b") == Searcher.FINISHED
     later = replace(hours, budget=Budget(hours=1.0))
-    assert "evaluate.lr" in str(tuning.make_search(later, place, made).suggest("c"))
+    assert "evaluate.lr" in str(limited(later, place, made).suggest("c"))
 
 
 def test_a_resumed_search_does_not_repeat_its_suggestions(place: Folder) -> None:

@@ -51,6 +51,22 @@ def remove(artifact: Artifact) -> None:
     store._try(artifact.folder, drop)
 
 
+def move_folder(store: Store, old: str, new: str) -> None:
+    """Of a sweep or the like, with all that is in it; in an object store file by file, `old` last to go.
+
+    Raises StoreError.
+    """
+    if store.local:
+        store._try(new, lambda: os.rename(store._at(old), store._at(new)))
+        return
+    files = [info for info in store.listed(old, deep=True) if info.is_file]
+    names = [info.path[len(store._at(old)) + 1 :] for info in files]
+    for name in names:
+        if (data := store.get(f"{old}/{name}")) is not None:
+            store.put(f"{new}/{name}", data)
+    store.drop(*(f"{old}/{name}" for name in names))
+
+
 def free_bytes(store: Store) -> int | None:
     """On the disk where a local store lies, or will; None of an object store."""
     if not store.local:

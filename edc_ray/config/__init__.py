@@ -10,13 +10,15 @@ from edc_ray.config.fields import ConfigError, NotThere, active, check_uri, join
 from edc_ray.config.judge import Evaluate, Relabel
 from edc_ray.config.ladder import Ladder, Row
 from edc_ray.config.observe import LIBRARIES, Augment, Dataset, Split, Squeeze, Statistics
-from edc_ray.config.sweep import Budget, Confirm, Knob, Runtime, Scheduler, Sweep
+from edc_ray.config.schema import schema
+from edc_ray.config.sweep import Budget, Confirm, Knob, Runtime, Scheduler, Sweep, WarmStart
 from edc_ray.config.text import digest, dump, hashed, load, override, parse_value, paths, read_yaml
 
 __all__ = [
     "LIBRARIES",
     "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
     "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row", "Runtime",
-    "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "active", "check_uri", "digest", "dump", "hashed",
-    "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml", "unknown",
+    "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "WarmStart", "active", "check_uri", "digest",
+    "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml",
+    "schema", "unknown",
 ]  # fmt: skip

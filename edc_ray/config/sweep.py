@@ -51,18 +51,24 @@ class Runtime:
 class Knob:
     """One searched field: a range (`low`, `high`) or `choices`; `when` makes it depend on other knobs."""
 
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] | None = None
+    low: float | None = knob(None, "lower end of the range, included")
+    high: float | None = knob(None, "upper end of the range, included")
+    log: bool = knob(False, "sample the logarithm")
+    step: float | None = knob(None, "only low, low + step, ...")
+    choices: tuple[Any, ...] | None = knob(None, "the values, instead of a range")
     when: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @config
 class Budget:
+    """When the search ends: at the first of these. The confirmation comes on top."""
+
     trials: int = knob(16, "finished trials (complete, pruned or failed)", low=1)
     hours: float | None = knob(None, "no new trial starts after this", low=0, unit="h")
+    core_hours: float | None = knob(
+        None, "no new trial starts once the trials have taken so much of CPU cores", low=0, unit="h"
+    )
+    gpu_hours: float | None = knob(None, "as core_hours, of GPUs", low=0, unit="h")
 
 
 @config
@@ -78,7 +84,27 @@ class Scheduler:
 class Confirm:
     """The final claim: new seeds, refitted on all training images, read on test once."""
 
-    seeds: int = knob(5, "independent repetitions; init, recover, labels and student all vary", low=0)
+    seeds: int = knob(
+        5, "independent repetitions; init, recover, labels and student all vary", low=0, high=500
+    )
+    best: int = knob(
+        1, "so many of the search's best run again on val, with new seeds; their mean there chooses", low=1
+    )
+    students: int = knob(
+        1, "students of each condensed set; from 2 on their spread is told apart from the synthesis'", low=1,
+        high=100,
+    )  # fmt: skip
+
+
+@config
+class WarmStart:
+    """Where the search begins: with the best configurations of another sweep, which are tried here anew."""
+
+    folder: str | None = knob(None, "folder or URI of that sweep; null = none")
+    best: int = knob(5, "so many of its finished trials", low=1)
+
+    def __post_init__(self) -> None:
+        check_uri("folder", self.folder or "")
 
 
 def check_name(name: str) -> None:
@@ -96,13 +122,27 @@ class Sweep:
     experiment: dict[str, Any] = dataclasses.field(default_factory=dict)
     search: dict[str, Knob] = dataclasses.field(default_factory=dict)
     inner: int = knob(1, "trials that share a sampled synthesis; in a file it is `search.inner`", low=1)
-    sampler: Literal["tpe", "random", "grid"] = knob("tpe", "of Optuna")
+    sampler: Literal["tpe", "random", "nsga2", "grid"] = knob("tpe", "of Optuna")
+    objectives: tuple[Literal["accuracy", "label_bytes", "core_seconds", "gpu_seconds"], ...] = knob(
+        ("accuracy",),
+        "accuracy on val, and costs to keep low: sums over a trial's artifacts, whoever made them",
+    )
     scheduler: Scheduler = dataclasses.field(default_factory=Scheduler)
     budget: Budget = dataclasses.field(default_factory=Budget)
     confirm: Confirm = dataclasses.field(default_factory=Confirm)
+    warm_start: WarmStart = dataclasses.field(default_factory=WarmStart)
+    callbacks: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = knob((), "of Tune, for a live view")
     concurrent: int = knob(2, "trials at once", low=1)
     seed: int = knob(0, "of the sampler", low=0)
     runtime: Runtime = dataclasses.field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.objectives[:1] != ("accuracy",) or len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError("objectives", self.objectives, "must begin with accuracy, each once")
+        if len(self.objectives) > 1 and self.scheduler.kind != "fifo":
+            legal = "must be fifo with several objectives: only at its end is a trial's cost known"
+            raise ConfigError("scheduler.kind", self.scheduler.kind, legal)
+        if self.warm_start.folder is not None and self.sampler == "grid":
+            legal = "must be null with sampler grid, which visits each point once"
+            raise ConfigError("warm_start.folder", self.warm_start.folder, legal)
