@@ -1,0 +1,80 @@
+"""A page of sections as one file: no script, no network, pictures inside."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from edc_ray.report.section import Rows, Section
+
+STYLE = """
+:root { color-scheme: light }
+body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: #fff; color: #222;
+  font: 16px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.6rem; margin: .5rem 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem;
+  border-bottom: 1px solid #ddd }
+p { margin: .4rem 0; max-width: 52rem; overflow-wrap: anywhere }
+nav { font-size: .9rem } nav a { margin-right: .8rem; white-space: nowrap; display: inline-block }
+.scroll { overflow-x: auto; margin: .6rem 0 }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }
+th:first-child, td:first-child, td.text, th.text { text-align: left } th { background: #f5f5f5 }
+.pictures { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start }
+figure { margin: 0; max-width: 100% } img { max-width: 100%; height: auto; display: block }
+figcaption { font-size: .85rem; color: #555 }
+"""
+
+
+def page(title: str, made: Sequence[Section]) -> str:
+    """The whole document."""
+    links = "".join(f'<a href="#{_anchor(each)}">{escape(each.title)}</a>' for each in made)
+    head = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n<nav>{links}</nav>\n"
+    )
+    return head + "".join(map(_section, made)) + "</body></html>\n"
+
+
+def _anchor(section: Section) -> str:
+    return escape(section.title.lower().replace(" ", "-"))
+
+
+def _section(section: Section) -> str:
+    text = "".join(f"<p>{escape(line)}</p>\n" for line in section.text)
+    tables = "".join(map(_table, section.tables.values()))
+    pictures = "".join(_figure(name, data) for name, data in section.pictures.items())
+    pictures = f'<div class="pictures">{pictures}</div>\n' if pictures else ""
+    return f'<section id="{_anchor(section)}"><h2>{escape(section.title)}</h2>\n{text}{tables}{pictures}</section>\n'
+
+
+def _figure(name: str, data: bytes) -> str:
+    code = base64.b64encode(data).decode()
+    caption = escape(name.replace("_", " "))
+    picture = f'<img src="data:image/png;base64,{code}" alt="{caption}">'
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _table(rows: Rows) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    words = {name for name in columns if any(isinstance(row.get(name), str) for row in rows)}
+    kind = {name: ' class="text"' if name in words else "" for name in columns}
+    head = "".join(f"<th{kind[name]}>{escape(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{kind[name]}>{escape(_cell(name, row.get(name)))}</td>" for name in columns)
+        + "</tr>\n"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>\n'
+
+
+def _cell(column: str, value: Any) -> str:
+    """Percentages with two digits behind the point, other numbers with three digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if column.endswith("%"):
+            return f"{value:.2f}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
