@@ -1,6 +1,6 @@
 """Two sweeps side by side: claims, paired where they can be, knobs that differ, leaderboards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,11 @@ from edc_ray import config, pipeline, space
 from edc_ray.claim import Claim, interval
 from edc_ray.config import Confirm, Experiment
 from edc_ray.report.html import page
-from edc_ray.report.page import claimed
-from edc_ray.report.search import ACCURACY, leaderboard
+from edc_ray.report.page import claimed, percent
+from edc_ray.report.search import leaderboard
 from edc_ray.report.section import Section, drawing, png
 from edc_ray.report.table import leaderboard as leaders
-from edc_ray.report.trials import Trials
+from edc_ray.report.trials import ACCURACY, Trials
 from edc_ray.specs import flatten
 
 
@@ -111,40 +111,34 @@ def lines(a: _Side, b: _Side) -> list[str]:
 
 
 def _claims(a: _Side, b: _Side) -> Section:
-    text = [
-        line for side in (a, b) for line in (f"{side.name}: {claimed(side.trials).text[0]}", protocol(side))
-    ]
+    text = [f"{side.name}: {line}" for side in (a, b) for line in claimed(side.trials).text[:2]]
     if why := unpaired(a, b):
-        return Section("Claims", [*text, f"No paired difference: {why}."], {"claims": _accuracies(a, b)})
-    n = len(next(iter(differences(a, b).values())))
-    text.append(f"Differences are paired by {n} common seeds; with 95 % Student t intervals.")
-    return Section("Claims", text, {"claims": _accuracies(a, b)})
-
-
-def protocol(side: _Side) -> str:
-    return claimed(side.trials).text[1]
+        text.append(f"No paired difference: {why}.")
+    else:
+        n = len(next(iter(differences(a, b).values())))
+        text.append(f"Differences are paired by {n} common seeds, with 95 % Student t intervals.")
+    return Section("Claims", text, {"accuracies": _accuracies(a, b), "costs": _costs(a, b)})
 
 
 def _accuracies(a: _Side, b: _Side) -> list[dict[str, Any]]:
     paired = differences(a, b)
-    arms = list(dict.fromkeys(arm for side in (a, b) for arm in side.facts["accuracies"])) or ["best on val"]
-    rows: list[dict[str, Any]] = []
+    arms = dict.fromkeys(arm for side in (a, b) for arm in side.facts["accuracies"])
+    rows: list[dict[str, Any]] = [{"images": "condensed, best trial on val"}]
+    for side in (a, b):
+        rows[0] |= percent(side.name, [side.facts["best"]["val"]])
     for arm in arms:
-        rows.append({"images": arm})
+        rows.append({"images": f"{arm}, confirmed"})
         for side in (a, b):
-            values = side.facts["accuracies"].get(arm)
-            if arm == "best on val":
-                values = [side.facts["best"]["val"]]
-            rows[-1] |= _columns(side.name, values) if values else {}
-        rows[-1] |= _columns(f"{a.name} - {b.name}", paired[arm]) if arm in paired else {}
-    for name, value in {"core-seconds a set": "synthesis", "core-seconds in all": "everything"}.items():
-        rows.append({"images": name} | {side.name: side.facts["core_seconds"][value] for side in (a, b)})
+            rows[-1] |= percent(side.name, side.facts["accuracies"].get(arm, []))
+        rows[-1] |= percent(f"{a.name} - {b.name}, paired", paired.get(arm, []))
     return rows
 
 
-def _columns(name: str, values: list[float]) -> Mapping[str, str]:
-    found = interval(values)
-    return {name: str(found)}
+def _costs(a: _Side, b: _Side) -> list[dict[str, Any]]:
+    return [
+        {"core-seconds": what} | {side.name: side.facts["core_seconds"][name] for side in (a, b)}
+        for what, name in (("one condensed set", "synthesis"), ("everything", "everything"))
+    ]
 
 
 def _differing(a: _Side, b: _Side) -> Section:

@@ -8,7 +8,7 @@ import torch
 
 from edc_ray import pipeline
 from edc_ray.artifacts import Store
-from edc_ray.claim import Claim, interval
+from edc_ray.claim import interval
 from edc_ray.config import Experiment, Runtime
 from edc_ray.pipeline.worker import Inputs
 from edc_ray.report.images import MOST_CLASSES
@@ -68,7 +68,7 @@ def _rows(names: Sequence[str], found: dict[str, list[np.ndarray]]) -> list[dict
             shares = [float(m[label, label] / max(1, m[label].sum())) for m in matrices]
             row[f"{arm}, %"] = 100 * (told := interval(shares)).mean
             if arm == "condensed" and len(shares) > 1:
-                row["+-, %"] = 100 * told.half
+                row["± condensed, %"] = 100 * told.half
         rows.append(row)
     return rows
 
@@ -90,14 +90,15 @@ def _bars(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> bytes:
     at = np.arange(len(rows))
     with drawing() as plt:
         figure, axis = plt.subplots(figsize=(max(5.4, 0.3 * len(rows)), 3.8))
-        axis.bar(at, [row["condensed, %"] for row in rows], yerr=[row.get("+-, %", 0) for row in rows],
-                 color="C1", error_kw={"alpha": 0.5}, label="condensed")  # fmt: skip
+        halves = [row.get("± condensed, %", 0) for row in rows]
+        axis.bar(at, [row["condensed, %"] for row in rows], yerr=halves, color="C1",
+                 error_kw={"alpha": 0.5}, label="condensed")  # fmt: skip
         for arm, mark in zip([arm for arm in arms if arm != "condensed"], "o^sv", strict=False):
             axis.plot(at, [row[f"{arm}, %"] for row in rows], mark, color="black", markersize=4, label=arm)
         long = max(len(row["class"]) for row in rows) > 3
         axis.set_xticks(at, [row["class"] for row in rows], rotation=60 if long else 0)
         axis.set(ylabel="accuracy, %", ylim=(0, 101))
-        axis.legend(loc="lower right", fontsize="small")
+        figure.legend(loc="outside upper right", ncols=len(arms), fontsize="small")
         return png(figure)
 
 

@@ -1,7 +1,7 @@
 """The sections of report.html, in order: the claim first."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edc_ray.claim import Claim, interval
@@ -34,20 +34,21 @@ def claimed(trials: Trials) -> Section:
     best = facts["best"]
     if "test" not in facts:
         text = [
-            f"Best of {len(trials.complete)} complete trials: trial {best['trial']} with {100 * best['val']:.2f} % "
-            f"on val ({facts['val']['images']} images). It was chosen by this number, so a fair one is lower; "
-            "nothing is confirmed on test.",
+            f"{100 * best['val']:.2f} % on val ({facts['val']['images']} images): trial {best['trial']}, the "
+            f"best of {len(trials.complete)} complete trials.",
             protocol(claim.experiment(claim.best)),
         ]
-        return Section("Claim", [*text, _cost(facts)])
+        chosen = "It was chosen by this number, so a fair one is lower; nothing is confirmed on test."
+        return Section("Claim", [*text, chosen, _cost(facts)])
     test, winner = facts["test"], claim.arms()["condensed"][0]
     ours = interval(facts["accuracies"]["condensed"])
     half = f" ± {100 * ours.half:.2f}" if ours.n > 1 else ""
     text = [
-        f"{100 * ours.mean:.2f}{half} % on {test['split']} ({test['images']} images): mean and 95 % interval of "
-        f"{ours.n} new seeds, which vary initial images, synthesis, labels and student, of trial "
-        f"{best['trial']}, the best on val of {len(trials.complete)} complete trials.",
+        f"{100 * ours.mean:.2f}{half} % on {test['split']} ({test['images']} images): mean and 95 % interval "
+        f"of {ours.n} new seeds.",
         protocol(winner),
+        f"The configuration is that of trial {best['trial']}, the best on val of {len(trials.complete)} "
+        "complete trials. The seeds vary initial images, synthesis, labels and student.",
         f"{test['kept']} of {test['of']} training images are kept (1/{test['of'] / test['kept']:.0f}); "
         f"{test['image_bytes']:,} bytes of images, {test['label_bytes']:,} bytes of labels a student.",
         _cost(facts),
@@ -64,9 +65,9 @@ def _arms(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = []
     for name, values in facts["accuracies"].items():
-        rows.append({"images": told.get(name, name), **_columns("accuracy", values)})
+        rows.append({"images": told.get(name, name), **percent("accuracy", values), "n": len(values)})
         if paired := facts["differences"].get(name):
-            rows[-1] |= _columns("condensed minus this, paired", paired)
+            rows[-1] |= percent("condensed - this, paired", paired)
     test = facts["test"]
     whole = {f"all images: student {name}": value for name, value in test["student"].items()}
     whole |= {f"all images: observer {name}": value for name, value in test["observers"].items()}
@@ -75,17 +76,20 @@ def _arms(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*rows, *({"images": name, "accuracy, %": 100 * value, "n": 1} for name, value in whole.items())]
 
 
-def _columns(name: str, values: list[float]) -> dict[str, Any]:
+def percent(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Columns of a table: the mean, and half the interval of more than one; nothing of no value."""
+    if not values:
+        return {}
     found = interval(values)
     half = {f"± {name}, %": 100 * found.half} if found.n > 1 else {}
-    return {f"{name}, %": 100 * found.mean, **half, "n": found.n}
+    return {f"{name}, %": 100 * found.mean, **half}
 
 
 def _cost(facts: Mapping[str, Any]) -> str:
     cost = facts["core_seconds"]
     return (
-        f"Core-seconds: {cost['synthesis']:,.1f} to synthesise one condensed set, {cost['everything']:,.0f} for "
-        "everything that the sweep used."
+        f"Core-seconds: {cost['synthesis']:,.1f} to synthesise one condensed set, {cost['everything']:,.0f} "
+        "for everything that the sweep used."
     )
 
 
@@ -104,7 +108,7 @@ def protocol(experiment: Experiment) -> str:
 
 
 def images(trials: Trials) -> Section:
-    text = "The best trial's initial images, what the synthesis made of them, and the median trial's; a row a class."
+    text = "The best trial's initial images, what became of them, and the median trial's; a row a class."
     return Section("Condensed images", [text], pictures={"images": images_png(trials.claim)})
 
 

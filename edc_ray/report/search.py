@@ -8,24 +8,25 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 
 from edc_ray.report.section import Section, drawing, png
-from edc_ray.report.trials import FEW, Trials
+from edc_ray.report.trials import ACCURACY, COSTS, FEW, Trials
 
 LEADERS = 10
 KNOBS = 6  # of a picture: more are not legible
-ACCURACY = "accuracy on val, %"
 
 
 def leaderboard(trials: Trials) -> Section:
     shown = trials.knobs[: 2 * KNOBS]
+    varied = [name for name in trials.costs[0] if len({row[name] for row in trials.costs}) > 1]
     rows = [
-        cost | {name: trial.params.get(name) for name in shown}
+        {name: cost[name] for name in ("trial", ACCURACY, *COSTS) if name in ("trial", ACCURACY, *varied)}
+        | {name: trial.params.get(name) for name in shown}
         for trial, cost in zip(trials.complete[:LEADERS], trials.costs, strict=False)
     ]
     val = trials.facts["val"]
     ties = ", ".join(map(str, val["ties"])) or "none"
     text = [
-        f"The best {len(rows)} of {len(trials.complete)} complete trials. One standard error of the best accuracy "
-        f"is {100 * val['standard_error']:.2f} points ({val['images']} images); trials within it: {ties}."
+        f"The best {len(rows)} of {len(trials.complete)} complete trials. One standard error of the best is "
+        f"{100 * val['standard_error']:.2f} points ({val['images']} images); trials within it: {ties}."
     ]
     if left_out := len(trials.knobs) - len(shown):
         text.append(f"{left_out} less important knobs are in results.parquet.")
@@ -40,6 +41,7 @@ def history(trials: Trials) -> Section:
         margin = 0.05 * (high - low) or 1
         axes.set_ylim(low - margin, high + margin)  # not that of pruned ones
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="lower right")
         found = png(plt.gcf())
     states = ", ".join(f"{n} {state}" for state, n in trials.facts["trials"].items())
     return Section("History", [f"Trials: {states}."], pictures={"history": found})
@@ -68,9 +70,10 @@ def importances(trials: Trials) -> Section:
         axis.set_xlabel("share of the importance (PED-ANOVA)")
         found = png(plt.gcf())
     text = [
-        f"{n} complete trials of {knobs} knobs. With few trials, say below ten a knob, another seed of the search "
-        "may give another order: a hint of what to look at, no finding. A knob that waits for another one has "
-        "its share from the trials that have it; fANOVA sees only knobs that all trials have."
+        f"{n} complete trials, {knobs} knobs that vary. With few trials, say below ten a knob, another seed "
+        "of the search may give another order: a hint of what to look at, no finding. Knobs that fewer than "
+        "half of the trials have come last, since a handful of trials can give them any share; fANOVA sees "
+        "only those that all have."
     ]
     return Section("Which knobs matter", text, {"importances": rows}, {"importances": found})
 
@@ -97,8 +100,14 @@ def parallel(trials: Trials) -> Section:
         )
         axes.set_title("")
         axes.tick_params(axis="x", rotation=20)
+        axes.set_facecolor("white")
+        axes.collections[0].set_cmap("viridis_r")  # its own begins at white
+        for each in plt.gcf().axes:  # one a knob
+            each.grid(False)
+            for tick in each.get_yticklabels():
+                tick.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
         found = png(plt.gcf())
-    text = "A line is a trial; dark ones are better. Knobs that wait for others are in the slices."
+    text = "A line is a complete trial; dark ones are better. Knobs that wait for others are in the slices."
     return Section("Parallel coordinates", [text], pictures={"parallel_coordinates": found})
 
 
@@ -106,7 +115,7 @@ def slices(trials: Trials) -> Section:
     found = {}
     for name in trials.knobs[:KNOBS]:
         with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (4.4, 3.4)
+            plt.rcParams["figure.figsize"] = (3.8, 3)
             axes = optuna.visualization.matplotlib.plot_slice(
                 trials.study, params=[name], target_name=ACCURACY
             )
@@ -122,13 +131,15 @@ def interactions(trials: Trials) -> Section:
         if sum({one, other} <= set(trial.params) for trial in trials.complete) < FEW:
             continue
         with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (4.4, 3.4)
+            plt.rcParams["figure.figsize"] = (3.8, 3)
             axes = optuna.visualization.matplotlib.plot_rank(
                 trials.study, params=[one, other], target_name=ACCURACY
             )
             axes.set_title("")
             found[f"pair {one} {other}"] = png(plt.gcf())
-    text = f"Pairs of the three most important knobs that at least {FEW} complete trials have; the colour is the rank."
+    text = (
+        f"Pairs of the three most important knobs that {FEW} complete trials or more have; the colour ranks."
+    )
     return Section("Interactions", [text], pictures=found)
 
 
@@ -137,8 +148,8 @@ def _quiet_ticks(axes: Any) -> None:
     ticks = [tick.get_text() for tick in axes.get_xticklabels()]
     if any("'" in tick for tick in ticks):
         axes.set_xticks(axes.get_xticks(), [tick.strip("'") for tick in ticks])
-    if max(map(len, ticks), default=0) > 9:
-        axes.tick_params(axis="x", rotation=30)
+        if max(map(len, ticks)) > 9:
+            axes.tick_params(axis="x", rotation=30)
 
 
 # --- cost ---------------------------------------------------------------------------------------------------
@@ -147,7 +158,7 @@ def _quiet_ticks(axes: Any) -> None:
 def pareto(trials: Trials) -> Section:
     """Accuracy against each cost that differs between trials; the fronts are Optuna's."""
     found, rows = {}, []
-    for cost in ("core-seconds", "label bytes", "image bytes"):
+    for cost in COSTS:
         known = [row for row in trials.costs if row[cost] is not None]
         if len({row[cost] for row in known}) < 2:
             continue
@@ -158,7 +169,7 @@ def pareto(trials: Trials) -> Section:
         on = {number for _, number in front}
         rows += [{"cost": cost, **_point(row, cost)} for row in known if row["trial"] in on]
         with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (5.4, 3.6)
+            plt.rcParams["figure.figsize"] = (5, 3.4)
             axes = optuna.visualization.matplotlib.plot_pareto_front(study, target_names=[cost, ACCURACY])
             axes.set_title("")
             for row in known:
@@ -166,8 +177,8 @@ def pareto(trials: Trials) -> Section:
                     axes.annotate(f" {row['trial']}", (row[cost], row[ACCURACY]), fontsize="small")
             found[f"pareto {cost}"] = png(plt.gcf())
     text = (
-        "Trials than which no other one is both better and cheaper are red, with their numbers. Core-seconds are "
-        "those of all that the trial's result was made of, shared with other trials or not."
+        "Red, with their numbers: trials than which no other one is both better and cheaper. Core-seconds "
+        "are those of all that the trial's result was made of, shared with other trials or not."
     )
     return Section("What accuracy costs", [text], {"pareto": rows} if rows else {}, found)
 
@@ -205,15 +216,12 @@ def curves_png(trials: Trials) -> bytes:
 
 def curves(trials: Trials) -> Section:
     rows = [
-        {"training, %": int(at) / 10, "rank correlation with the end": r, "trials": n}
+        {"share of the training": int(at) / 1000, "rank correlation with the end": r, "trials": n}
         for at, (r, n) in trials.facts["rungs"].items()
     ]
     pruned = trials.facts["trials"].get("pruned", 0)
-    text = [
-        f"{pruned} trials were stopped early, where the crosses are."
-        if pruned
-        else "No trial was stopped early."
-    ]
+    stopped = f"{pruned} trials were stopped early, where the crosses are."
+    text = [stopped if pruned else "No trial was stopped early."]
     if rows:
         text.append(
             "The correlation is Spearman's, of complete trials: whether the early order is the last one."

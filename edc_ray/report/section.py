@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+HALF = "± "  # before the name of a column: its half width
 Rows = Sequence[Mapping[str, Any]]
 DPI = 100
 
@@ -15,8 +16,8 @@ DPI = 100
 class Section:
     """tables: name -> rows, each a mapping of column to value. pictures: name -> PNG.
 
-    A column whose name ends in "%" has percentages. Names are those of the files; a table or picture called
-    "impact of zeta" is impact_of_zeta.
+    Names are those of the files. A column whose name ends in "%" has percentages; "± NAME" is the half width
+    of an interval, and stands in the cell of the column NAME.
     """
 
     title: str
@@ -47,5 +48,5 @@ def drawing() -> Iterator[Any]:
 
 def png(figure: Any) -> bytes:
     sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=DPI)
+    figure.savefig(sink, format="png", dpi=DPI, bbox_inches="tight")
     return sink.getvalue()

@@ -50,8 +50,8 @@ def timeline(trials: Trials) -> Section:
             }
         )
     text = [
-        "A use is a trial, or a student of the confirmation, that needs the artifact; a hit is a use for which "
-        "it was there. A bar ends when the artifact was finished, and is as long as its longest unit took."
+        "A use is a trial, or a student of the confirmation, that needs the artifact; a hit is a use for "
+        "which it was there. A bar ends when the artifact was finished, and is as long as its longest unit."
     ]
     pictures = {"stages": _bars(trials, made, began), "trials": _trials(trials)}
     return Section("Timeline", text, {"stages": rows}, pictures)
@@ -79,7 +79,7 @@ def _bars(trials: Trials, made: Mapping[tuple[str, str], Mapping[str, Any]], beg
 
 def _trials(trials: Trials) -> bytes:
     with drawing() as plt:
-        plt.rcParams["figure.figsize"] = (7, 3.4)
+        plt.rcParams.update({"figure.figsize": (7, 3.4), "figure.constrained_layout.use": False})
         axes = optuna.visualization.matplotlib.plot_timeline(trials.claim.study)
         axes.set_title("")
         return png(plt.gcf())
@@ -87,18 +87,18 @@ def _trials(trials: Trials) -> bytes:
 
 def environment(trials: Trials) -> Section:
     """What the units ran on, and what wrote this."""
-    seen: dict[tuple[str, ...], dict[str, float]] = {}
+    seen: dict[tuple[str, ...], dict[str, Any]] = {}
     for manifest in _made(trials).values():
-        versions = {name: text for name, text in manifest["made"].items() if name != "at"}
+        versions = {name: manifest["made"].get(name) for name in ("python", "torch", "numpy")}
         for unit in manifest["units"].values():
             meta = unit["meta"]
-            place = (str(meta.get("host")), str(meta.get("device")), *versions.values())
-            row = seen.setdefault(place, {"units": 0, "core-seconds": 0.0})
+            place = {"machine": meta.get("host"), "device": meta.get("device"), **versions}
+            row = seen.setdefault(tuple(place.values()), place | {"units": 0, "core-seconds": 0.0})
             row["units"] += 1
             row["core-seconds"] += meta["core_seconds"]
-    names = ("machine", "device", "python", "torch", "numpy")
-    rows = [dict(zip(names, place, strict=True)) | row for place, row in seen.items()]
     now = datetime.now(UTC).isoformat(timespec="minutes")
     with_ = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     written = f"This page was written at {now} by Python {platform.python_version()}, {with_}."
-    return Section("Environment", [f"Store: {trials.claim.store.root}", written], {"environment": rows})
+    return Section(
+        "Environment", [f"Store: {trials.claim.store.root}", written], {"environment": list(seen.values())}
+    )

@@ -1,4 +1,4 @@
-"""The trials of a sweep as the report shows them: one plain study, its most important knobs, what trials cost."""
+"""The trials of a sweep as the report shows them: a plain study, the knobs that matter, what trials cost."""
 
 import functools
 import math
@@ -9,13 +9,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from edc_ray import pipeline, space
 from edc_ray.artifacts import Damaged
 from edc_ray.claim import Claim
 
+ACCURACY, COSTS = "accuracy on val, %", ("core-seconds", "label bytes", "image bytes")
 FEW = 4  # complete trials below which no knob can be told from another
 
 
@@ -94,20 +94,23 @@ class Trials:
         """Knob -> share by PED-ANOVA, which knows conditional knobs; {} of too few or equal trials."""
         if len(self.complete) < FEW or len({trial.value for trial in self.complete}) < 2:
             return {}
-        with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):  # few trials, as the text says
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
         return {name: share for name, share in found.items() if math.isfinite(share)}
 
     @functools.cached_property
     def knobs(self) -> list[str]:
-        """Those that varied, the most important first."""
-        seen: dict[str, set[Any]] = {}
+        """Those that varied, the most important first; behind them those that fewer than half the trials
+        have, to which a handful of trials can give any importance.
+        """
+        seen: dict[str, list[Any]] = {}
         for trial in self.complete:
             for name, value in trial.params.items():
-                seen.setdefault(name, set()).add(value)
-        varied = [name for name, values in seen.items() if len(values) > 1]
-        return sorted(varied, key=lambda name: -self.importances.get(name, 0.0))
+                seen.setdefault(name, []).append(value)
+        varied = [name for name, values in seen.items() if len(set(values)) > 1]
+        rare = {name for name in varied if 2 * len(seen[name]) < len(self.complete)}
+        return sorted(varied, key=lambda name: (name in rare, -self.importances.get(name, 0.0)))
 
     def manifest(self, task: pipeline.Task) -> dict[str, Any] | None:
         """None where the artifact was never finished, or is gone."""
@@ -139,7 +142,7 @@ class Trials:
             rows.append(
                 {
                     "trial": trial.number,
-                    "accuracy on val, %": seen.value,
+                    ACCURACY: seen.value,
                     "core-seconds": math.fsum(each["core_seconds"] for each in manifests.values() if each),
                     "label bytes": judged.get("label_bytes"),
                     "image bytes": images.get("bytes"),
