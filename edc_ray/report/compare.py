@@ -77,12 +77,12 @@ def differences(a: _Side, b: _Side) -> dict[str, list[float]]:
 
 
 def differing(a: _Side, b: _Side) -> list[dict[str, Any]]:
-    """Fields of the two winners that are not the same, those that were searched first."""
-    one, other = (dict(flatten(config.dump(side.winner))) for side in (a, b))
+    """Fields of the two winners that have an effect and are not the same, those that were searched first."""
+    one, other = (dict(flatten(config.hashed(side.winner))) for side in (a, b))
     searched = set(a.claim.sweep.search) | set(b.claim.sweep.search)
     return [
         {"field": path, "searched": "yes" if path in searched else "",
-         a.name: space.brief(one.get(path)), b.name: space.brief(other.get(path))}
+         a.name: space.brief(one.get(path, "-")), b.name: space.brief(other.get(path, "-"))}
         for path in sorted({*one, *other}, key=lambda path: (path not in searched, path))
         if one.get(path) != other.get(path)
     ]  # fmt: skip
@@ -164,6 +164,8 @@ def _search(a: _Side, b: _Side) -> Section:
         ("distribution of trials", optuna.visualization.matplotlib.plot_edf),
     ):
         with drawing() as plt:
-            plot(studies, target_name=ACCURACY).set_title("")
+            axes = plot(studies, target_name=ACCURACY)
+            axes.set_title("")
+            axes.legend(fontsize="small")
             found[name] = png(plt.gcf())
     return Section("Search", pictures=found)

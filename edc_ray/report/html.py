@@ -23,7 +23,7 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }
 th:first-child, td:first-child, td.text, th.text { text-align: left }
 td.text { white-space: normal; min-width: 6rem } th { background: #f5f5f5 }
-.row { display: flex; flex-wrap: wrap; gap: .8rem 1.6rem; align-items: flex-start }
+.row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start }
 figure { margin: 0; max-width: 100% } img { max-width: 100%; height: auto; display: block }
 figure.wide { overflow-x: auto } figure.wide img { min-width: 40rem }
 caption { font-size: .85rem; color: #555; text-align: left }

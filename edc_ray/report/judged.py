@@ -56,7 +56,7 @@ def per_class(trials: Trials) -> Section:
         pictures = {}
         rows = sorted(rows, key=lambda row: row["condensed, %"])
         text.append(f"The {len(names)} classes, worst first.")
-    tables = {"per_class": rows, "most_confused": _confused(counts, names)}
+    tables = {"per_class": rows, "most_confused": confused(counts, names)}
     return Section("Classes", text, tables, pictures)
 
 
@@ -73,7 +73,7 @@ def _rows(names: Sequence[str], found: dict[str, list[np.ndarray]]) -> list[dict
     return rows
 
 
-def _confused(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+def confused(counts: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs that are taken for each other most often."""
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     np.fill_diagonal(shares, 0)

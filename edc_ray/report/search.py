@@ -115,7 +115,7 @@ def slices(trials: Trials) -> Section:
     found = {}
     for name in trials.knobs[:KNOBS]:
         with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (3.8, 3)
+            plt.rcParams["figure.figsize"] = (3.7, 3)
             axes = optuna.visualization.matplotlib.plot_slice(
                 trials.study, params=[name], target_name=ACCURACY
             )
@@ -131,7 +131,7 @@ def interactions(trials: Trials) -> Section:
         if sum({one, other} <= set(trial.params) for trial in trials.complete) < FEW:
             continue
         with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (3.8, 3)
+            plt.rcParams["figure.figsize"] = (3.7, 3)
             axes = optuna.visualization.matplotlib.plot_rank(
                 trials.study, params=[one, other], target_name=ACCURACY
             )

@@ -30,7 +30,8 @@ def _at(manifest: Mapping[str, Any]) -> datetime:
 
 def timeline(trials: Trials) -> Section:
     made = _made(trials)
-    began = min(t.datetime_start for t in trials.claim.study.get_trials(deepcopy=False) if t.datetime_start)
+    starts = [trial.datetime_start for trial in trials.claim.study.get_trials(deepcopy=False)]
+    began = min(start for start in starts if start).replace(microsecond=0)  # a manifest's time has none
     rows = []
     for stage in STAGES:
         names = [name for name in made if name[0] == stage]
@@ -97,8 +98,9 @@ def environment(trials: Trials) -> Section:
             row["units"] += 1
             row["core-seconds"] += meta["core_seconds"]
     now = datetime.now(UTC).isoformat(timespec="minutes")
-    with_ = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    written = f"This page was written at {now} by Python {platform.python_version()}, {with_}."
+    there = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    versions = ", ".join(f"{name} {there[name]}" for name in PACKAGES if name in there)
+    written = f"This page was written at {now} by Python {platform.python_version()}, {versions}."
     return Section(
         "Environment", [f"Store: {trials.claim.store.root}", written], {"environment": list(seen.values())}
     )

@@ -138,12 +138,15 @@ class Trials:
         for trial, seen in zip(self.claim.ranked, self.complete, strict=True):
             tasks = pipeline.tasks(self.claim.experiment(trial))
             manifests = {task.stage: self.manifest(task) for task in tasks}
+            # Labels that are made inline have none, and their time is the student's.
+            gone = any(each is None and stage != "relabel" for stage, each in manifests.items())
+            spent = [each["core_seconds"] for each in manifests.values() if each]
             judged, images = (_facts(manifests.get(stage)) for stage in ("evaluate", "recover"))
             rows.append(
                 {
                     "trial": trial.number,
                     ACCURACY: seen.value,
-                    "core-seconds": math.fsum(each["core_seconds"] for each in manifests.values() if each),
+                    "core-seconds": None if gone else math.fsum(spent),
                     "label bytes": judged.get("label_bytes"),
                     "image bytes": images.get("bytes"),
                 }
