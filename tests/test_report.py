@@ -495,7 +495,7 @@ def claim_of(store: Store, *told: FrozenTrial) -> Claim:
 
 
 def test_a_page_of_odd_trials(confirmed: Claim) -> None:
-    """Some end well, one without the knob that waits; others failed, were stopped or lost, run, or are to come."""
+    """Some end well, one without the knob that waits; others failed, were stopped or lost, or run."""
     only, seen = {"evaluate.lr": 0.05}, {100: 0.1, 300: 0.2}
     fair = {"evaluate.lr": 0.02, "recover.flip": False}
     claim = claim_of(

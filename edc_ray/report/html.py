@@ -22,7 +22,8 @@ nav { font-size: .9rem } nav a { margin-right: .8rem; white-space: nowrap; displ
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }
 th:first-child, td:first-child, td.text, th.text { text-align: left }
-td.text { white-space: normal; min-width: 6rem } th { background: #f5f5f5 }
+th, td.text { white-space: normal; vertical-align: bottom }
+@media (max-width: 30rem) { th, td { padding: .2rem .4rem } } th { background: #f5f5f5 }
 .row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start }
 figure { margin: 0; max-width: 100% } img { max-width: 100%; height: auto; display: block }
 figure.wide { overflow-x: auto } figure.wide img { min-width: 40rem }

@@ -25,9 +25,8 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     for path in paths:
         parts = path.split(".")
         tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[path] = next(
-            tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in paths) == 1
-        )
+        alone = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in paths) == 1)
+        found[path] = next(alone, path)
     return found
 
 
