@@ -550,6 +550,19 @@ def test_what_cannot_be_shown_costs_only_its_section(
     assert "the report has no section 'Classes'" in caplog.text
 
 
+def test_results_that_are_gone_are_told(
+    written: tuple[Path, list[str]], confirmed: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a store that another version wrote, whose artifacts have other names."""
+    copy = shutil.copytree(confirmed.store.path(), tmp_path / "copy")
+    shutil.rmtree(copy / str(pipeline.tasks(confirmed.experiment(confirmed.best))[-1]))
+    for more in ([], [str(written[0])]):
+        assert cli.main(["report", str(copy / "sweeps/hand"), *more]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("failed: of the best trial of sweep hand there is no evaluate in ")
+        assert error.count("\n") == 1 and "makes it again" in error
+
+
 def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     found = trials.Trials(confirmed, confirmed.facts())
     costs = found.costs

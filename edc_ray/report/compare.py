@@ -1,14 +1,14 @@
 """Two sweeps side by side: claims, paired where they can be, knobs that differ, leaderboards."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import optuna
 
 from edc_ray import config, pipeline, space
 from edc_ray.claim import Claim, interval
-from edc_ray.config import Confirm, Experiment
+from edc_ray.config import Experiment
+from edc_ray.report.files import only_search
 from edc_ray.report.html import page
 from edc_ray.report.page import claimed, percent
 from edc_ray.report.search import leaderboard
@@ -19,7 +19,11 @@ from edc_ray.specs import flatten
 
 
 def compare(first: Claim, second: Claim, say: Callable[[str], None]) -> None:
-    """Print the comparison and write it, as compare_NAME.html, into the folder of the first."""
+    """Print the comparison and write it, as compare_NAME.html, into the folder of the first.
+
+    Raises:
+        RuntimeError: what the best trial of one of them made is not in the store any more.
+    """
     sides = [_Side(claim, name) for claim, name in zip((first, second), _names(first, second), strict=True)]
     say("\n".join(lines(*sides)))
     made = [_claims(*sides), _differing(*sides), *_leaderboards(*sides), _search(*sides)]
@@ -41,8 +45,7 @@ class _Side:
     def __init__(self, claim: Claim, name: str) -> None:
         self.name, self.confirmed = name, bool(claim.sweep.confirm.seeds) and not claim.missing()
         if not self.confirmed:
-            searched = replace(claim.sweep, confirm=Confirm(seeds=0))
-            claim = Claim(claim.base, searched, claim.store, claim.study)
+            claim = only_search(claim)
         self.claim, self.facts = claim, claim.facts()
         self.trials = Trials(claim, self.facts)
 

@@ -55,10 +55,30 @@ def write_page(claim: Claim, facts: Mapping[str, Any], note: str = "") -> list[s
     return list(dict.fromkeys(name if "/" not in name else "report/" for name in files))
 
 
+def only_search(claim: Claim) -> Claim:
+    """The same without its confirmation.
+
+    Raises:
+        RuntimeError: what the best trial made is not in the store any more.
+    """
+    found = Claim(claim.base, replace(claim.sweep, confirm=Confirm(seeds=0)), claim.store, claim.study)
+    if left := found.missing():
+        stages = ", ".join(stage for _, stage in left)
+        raise RuntimeError(
+            f"of the best trial of sweep {claim.sweep.name} there is no {stages} in {claim.store.root}: removed, "
+            "or of another version of edc-ray; the same sweep command makes it again"
+        )
+    return found
+
+
 def write_unfinished(claim: Claim, say: Callable[[str], None]) -> None:
-    """report.html of a sweep that goes on, or whose confirmation does: what the search has found so far."""
+    """report.html of a sweep that goes on, or whose confirmation does: what the search has found so far.
+
+    Raises:
+        RuntimeError: as `only_search`.
+    """
     ended, budget = len(space.finished(claim.study)), claim.sweep.budget.trials
-    searched = Claim(claim.base, replace(claim.sweep, confirm=Confirm(seeds=0)), claim.store, claim.study)
+    searched = only_search(claim)
     note = f"Not finished: {ended} of {budget} trials ended, and the confirmation is to come."
     written = write_page(searched, searched.facts(), note)
     say(f"so far, written to {claim.store.folder(where(claim))}: {', '.join(written)}")
