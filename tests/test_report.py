@@ -420,16 +420,16 @@ def test_the_pictures_and_tables_of_the_page_are_files_too(written: tuple[Path, 
 def test_the_claim_of_the_page(written: tuple[Path, list[str]], confirmed: Claim) -> None:
     text, facts = (written[0] / "report.html").read_text(), confirmed.facts()
     ours, paired = interval(facts["accuracies"]["condensed"]), interval(facts["differences"]["random_real"])
-    assert f"{100 * ours.mean:.2f} ± {100 * ours.half:.2f} % on test" in text
+    assert f"{100 * ours.mean:.2f} &plusmn; {100 * ours.half:.2f} % on test" in text
     rows = {row[0]: row for row in Page(text).rows}
     row = rows["random real images, same labels and recipe"]
-    assert row[2:] == ["2", f"{100 * paired.mean:.2f} ± {100 * paired.half:.2f}"]
+    assert row[2:] == ["2", f"{100 * paired.mean:.2f} \xb1 {100 * paired.half:.2f}"]
     whole = facts["test"]["student"]["vgg5_w16"]
     assert rows["all images: student vgg5_w16"][1:] == [f"{100 * whole:.2f}", "1", ""]
     for words in ("student vgg5_w16, 2 epochs", "digits at 8 px, 2 images a class", "judged on test"):
         assert words in text
     table = pq.read_table(written[0] / "report/claim.parquet").to_pylist()
-    assert table[0]["± accuracy, %"] == pytest.approx(100 * ours.half)
+    assert table[0]["+- accuracy, %"] == pytest.approx(100 * ours.half)
 
 
 def test_confusion_is_that_of_the_logits(confirmed: Claim) -> None:
@@ -600,7 +600,7 @@ def test_the_view_of_a_study_of_several_objectives() -> None:
 
 def test_what_comes_from_outside_is_escaped() -> None:
     rows = [
-        {"class": "<b>dog</b>", "a, %": 12.345, "± a, %": 0.5, "n": 12345},
+        {"class": "<b>dog</b>", "a, %": 12.345, "+- a, %": 0.5, "n": 12345},
         {"class": "cat & co", "a, %": 1.0},
     ]
     text = html.page("<script>", [Section("A & B", ["<i>"], {"one": rows})])
@@ -608,7 +608,7 @@ def test_what_comes_from_outside_is_escaped() -> None:
     assert not found.tags & {"script", "b", "i"}
     assert found.rows == [
         ["class", "a, %", "n"],
-        ["<b>dog</b>", "12.35 ± 0.50", "12,345"],
+        ["<b>dog</b>", "12.35 \xb1 0.50", "12,345"],
         ["cat & co", "1.00", ""],
     ]
 
@@ -647,7 +647,7 @@ def test_two_sweeps_are_paired_by_seed(
     values = confirmed.facts()["accuracies"]["condensed"]
     row = next(row for row in found.rows if row[0] == "condensed, confirmed")
     assert row[1:] == [
-        f"{100 * interval(values).mean:.2f} ± {100 * interval(values).half:.2f}",
+        f"{100 * interval(values).mean:.2f} \xb1 {100 * interval(values).half:.2f}",
         f"{100 * values[0]:.2f}",
         "0.00",
     ]

@@ -65,8 +65,8 @@ def only_search(claim: Claim) -> Claim:
     if left := found.missing():
         stages = ", ".join(stage for _, stage in left)
         raise RuntimeError(
-            f"of the best trial of sweep {claim.sweep.name} there is no {stages} in {claim.store.root}: removed, "
-            "or of another version of edc-ray; the same sweep command makes it again"
+            f"of the best trial of sweep {claim.sweep.name} there is no {stages} in {claim.store.root}: "
+            "removed, or of another version of edc-ray; the same sweep command makes it again"
         )
     return found
 

@@ -33,27 +33,32 @@ caption { font-size: .85rem; color: #555; text-align: left }
 
 def page(title: str, made: Sequence[Section]) -> str:
     """The whole document."""
-    links = "".join(f'<a href="#{_anchor(each)}">{escape(each.title)}</a>' for each in made)
+    links = "".join(f'<a href="#{_anchor(each)}">{_text(each.title)}</a>' for each in made)
     head = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n<nav>{links}</nav>\n"
+        f"<style>{STYLE}</style></head>\n<body><h1>{_text(title)}</h1>\n<nav>{links}</nav>\n"
     )
     return head + "".join(map(_section, made)) + "</body></html>\n"
 
 
+def _text(text: str) -> str:
+    """Escaped, with a sign for the +- of the terminal."""
+    return escape(text).replace("+-", "&plusmn;")
+
+
 def _anchor(section: Section) -> str:
-    return escape(section.title.lower().replace(" ", "-"))
+    return _text(section.title.lower().replace(" ", "-"))
 
 
 def _section(section: Section) -> str:
-    text = "".join(f"<p>{escape(line)}</p>\n" for line in section.text)
+    text = "".join(f"<p>{_text(line)}</p>\n" for line in section.text)
     many = len(section.tables) > 1
     tables = "".join(_table(name if many else "", rows) for name, rows in section.tables.items())
     tables = f'<div class="row">{tables}</div>\n' if tables else ""
     pictures = "".join(map(_figure, section.pictures, section.pictures.values()))
     pictures = f'<div class="row">{pictures}</div>\n' if pictures else ""
-    head = f'<section id="{_anchor(section)}"><h2>{escape(section.title)}</h2>\n'
+    head = f'<section id="{_anchor(section)}"><h2>{_text(section.title)}</h2>\n'
     return f"{head}{text}{pictures}{tables}</section>\n"
 
 
@@ -61,7 +66,7 @@ def _figure(name: str, data: bytes) -> str:
     code = base64.b64encode(data).decode()
     width, height = struct.unpack(">II", data[16:24])  # of a PNG
     wide = ' class="wide"' if width > WIDE else ""
-    size = f'width="{width}" height="{height}" alt="{escape(name)}"'
+    size = f'width="{width}" height="{height}" alt="{_text(name)}"'
     return f'<figure{wide}><img {size} src="data:image/png;base64,{code}"></figure>\n'
 
 
@@ -70,21 +75,21 @@ def _table(name: str, rows: Rows) -> str:
     columns = [name for name in found if name.removeprefix(HALF) not in found or not name.startswith(HALF)]
     words = {name for name in columns if any(isinstance(row.get(name), str) for row in rows)}
     kind = {name: ' class="text"' if name in words else "" for name in columns}
-    head = "".join(f"<th{kind[name]}>{escape(name)}</th>" for name in columns)
+    head = "".join(f"<th{kind[name]}>{_text(name)}</th>" for name in columns)
     body = "".join(
         "<tr>"
-        + "".join(f"<td{kind[name]}>{escape(_interval(name, row))}</td>" for name in columns)
+        + "".join(f"<td{kind[name]}>{_text(_interval(name, row))}</td>" for name in columns)
         + "</tr>\n"
         for row in rows
     )
-    caption = f"<caption>{escape(name.replace('_', ' '))}</caption>" if name else ""
+    caption = f"<caption>{_text(name.replace('_', ' '))}</caption>" if name else ""
     return f'<div class="scroll"><table>{caption}<tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def _interval(column: str, row: Mapping[str, Any]) -> str:
     """A number with its half width, where it has one."""
     half = _cell(column, row.get(HALF + column))
-    return _cell(column, row.get(column)) + (f" ± {half}" if half else "")
+    return _cell(column, row.get(column)) + (f" +- {half}" if half else "")
 
 
 def _cell(column: str, value: Any) -> str:

@@ -68,7 +68,7 @@ def _rows(names: Sequence[str], found: dict[str, list[np.ndarray]]) -> list[dict
             shares = [float(m[label, label] / max(1, m[label].sum())) for m in matrices]
             row[f"{arm}, %"] = 100 * (told := interval(shares)).mean
             if arm == "condensed" and len(shares) > 1:
-                row["± condensed, %"] = 100 * told.half
+                row["+- condensed, %"] = 100 * told.half
         rows.append(row)
     return rows
 
@@ -90,7 +90,7 @@ def _bars(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> bytes:
     at = np.arange(len(rows))
     with drawing() as plt:
         figure, axis = plt.subplots(figsize=(max(5.4, 0.3 * len(rows)), 3.8))
-        halves = [row.get("± condensed, %", 0) for row in rows]
+        halves = [row.get("+- condensed, %", 0) for row in rows]
         axis.bar(at, [row["condensed, %"] for row in rows], yerr=halves, color="C1",
                  error_kw={"alpha": 0.5}, label="condensed")  # fmt: skip
         for arm, mark in zip([arm for arm in arms if arm != "condensed"], "o^sv", strict=False):

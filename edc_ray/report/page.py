@@ -42,7 +42,7 @@ def claimed(trials: Trials) -> Section:
         return Section("Claim", [*text, chosen, _cost(facts)])
     test, winner = facts["test"], claim.arms()["condensed"][0]
     ours = interval(facts["accuracies"]["condensed"])
-    half = f" ± {100 * ours.half:.2f}" if ours.n > 1 else ""
+    half = f" +- {100 * ours.half:.2f}" if ours.n > 1 else ""
     text = [
         f"{100 * ours.mean:.2f}{half} % on {test['split']} ({test['images']} images): mean and 95 % interval "
         f"of {ours.n} new seeds.",
@@ -81,7 +81,7 @@ def percent(name: str, values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     found = interval(values)
-    half = {f"± {name}, %": 100 * found.half} if found.n > 1 else {}
+    half = {f"+- {name}, %": 100 * found.half} if found.n > 1 else {}
     return {f"{name}, %": 100 * found.mean, **half}
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-HALF = "± "  # before the name of a column: its half width
+HALF = "+- "  # before the name of a column: its half width
 Rows = Sequence[Mapping[str, Any]]
 DPI = 100
 
@@ -16,7 +16,7 @@ DPI = 100
 class Section:
     """tables: name -> rows, each a mapping of column to value. pictures: name -> PNG.
 
-    Names are those of the files. A column whose name ends in "%" has percentages; "± NAME" is the half width
+    Names are those of the files. A column whose name ends in "%" has percentages; "+- NAME" is the half width
     of an interval, and stands in the cell of the column NAME.
     """
 
