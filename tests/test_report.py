@@ -586,6 +586,7 @@ def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     assert shown == {row["trial"] for row in costs if not beaten(row)} and shown
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_view_of_a_study_of_several_objectives() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.set_metric_names(["label bytes", "accuracy"])

@@ -210,7 +210,8 @@ def curves_png(trials: Trials) -> bytes:
             axis.plot(x, y, color=color, linewidth=width, label=named, zorder=2 + (state == "best"))
             axis.plot(x[-1:], y[-1:], end, color=color)
         axis.set(xlabel="student's training, %", ylabel=ACCURACY, title=trials.name)
-        axis.legend(loc="lower right")
+        if seen:
+            axis.legend(loc="lower right")
         return png(figure)
 
 

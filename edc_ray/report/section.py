@@ -37,7 +37,9 @@ def drawing() -> Iterator[Any]:
     import matplotlib.pyplot as plt
     from optuna.exceptions import ExperimentalWarning
 
-    with matplotlib.rc_context(), warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of Matplotlib, about an axis with one trial
         plt.style.use("ggplot")
         plt.rcParams.update({"figure.constrained_layout.use": True, "figure.figsize": (6.4, 4)})
         try:
