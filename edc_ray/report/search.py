@@ -37,10 +37,10 @@ def history(trials: Trials) -> Section:
     with drawing() as plt:
         axes = optuna.visualization.matplotlib.plot_optimization_history(trials.study, target_name=ACCURACY)
         axes.set_title("")
-        low, high = (trials.complete[i].value for i in (-1, 0))
+        low, high = (trials.complete[i].value or 0.0 for i in (-1, 0))
         margin = 0.05 * (high - low) or 1
         axes.set_ylim(low - margin, high + margin)  # not that of pruned ones
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         axes.legend(loc="lower right")
         found = png(plt.gcf())
     states = ", ".join(f"{n} {state}" for state, n in trials.facts["trials"].items())
@@ -116,7 +116,7 @@ def slices(trials: Trials) -> Section:
     for name in trials.knobs[:KNOBS]:
         with drawing() as plt:
             plt.rcParams["figure.figsize"] = (3.7, 3)
-            axes = optuna.visualization.matplotlib.plot_slice(
+            axes: Any = optuna.visualization.matplotlib.plot_slice(
                 trials.study, params=[name], target_name=ACCURACY
             )
             axes.set_title("")
@@ -132,7 +132,7 @@ def interactions(trials: Trials) -> Section:
             continue
         with drawing() as plt:
             plt.rcParams["figure.figsize"] = (3.7, 3)
-            axes = optuna.visualization.matplotlib.plot_rank(
+            axes: Any = optuna.visualization.matplotlib.plot_rank(
                 trials.study, params=[one, other], target_name=ACCURACY
             )
             axes.set_title("")

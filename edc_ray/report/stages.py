@@ -99,8 +99,8 @@ def environment(trials: Trials) -> Section:
             row["core-seconds"] += meta["core_seconds"]
     now = datetime.now(UTC).isoformat(timespec="minutes")
     there = {found.metadata["Name"]: found.version for found in metadata.distributions()}
-    versions = ", ".join(f"{name} {there[name]}" for name in PACKAGES if name in there)
-    written = f"This page was written at {now} by Python {platform.python_version()}, {versions}."
+    by = ", ".join(f"{name} {there[name]}" for name in PACKAGES if name in there)
+    written = f"This page was written at {now} by Python {platform.python_version()}, {by}."
     return Section(
         "Environment", [f"Store: {trials.claim.store.root}", written], {"environment": list(seen.values())}
     )
