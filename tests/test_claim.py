@@ -17,7 +17,7 @@ from edc_ray.artifacts import Store
 from edc_ray.claim import Claim, spread
 from edc_ray.config import Confirm, Experiment, Knob, Runtime, Sweep
 from edc_ray.distributed.broker import Summary
-from edc_ray.remarks import remarks
+from edc_ray.report.remarks import remarks
 
 BASE = config.override(
     Experiment(),

@@ -1,10 +1,15 @@
 """The final claim and its report, from a study and a store that were made in this process, without Ray."""
 
+import base64
 import io
 import json
 import math
+import platform
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 from PIL import Image
 from scipy import stats
 
@@ -19,6 +25,8 @@ from edc_ray import cli, config, pipeline, report, space
 from edc_ray.artifacts import Store
 from edc_ray.claim import Claim, interval, standard_error
 from edc_ray.config import Budget, Confirm, Experiment, Knob, Runtime, Sweep
+from edc_ray.report import html, judged, page, search, trials
+from edc_ray.report.section import Section
 
 # --- numbers ------------------------------------------------------------------------------------------------
 
@@ -316,7 +324,7 @@ def test_report_command(written: tuple[Path, list[str]], capsys: pytest.CaptureF
 def test_report_before_the_confirmation(
     searched: tuple[Store, Sweep], written: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Leaders only; what the same sweep will do is said."""
+    """What the search found; what the same sweep will do is said."""
     store, made = searched
     more = replace(made, name="later", confirm=Confirm(seeds=3))
     facts = {"sweep": config.dump(more), "base": config.dump(BASE), "store": store.path()}
@@ -325,7 +333,11 @@ def test_report_before_the_confirmation(
     store.put("sweeps/later/study.journal", (written[0] / "study.journal").read_bytes())
     assert cli.main(["report", str(folder)]) == 0
     assert "the confirmation is not finished" in capsys.readouterr().out
-    assert sorted(path.name for path in folder.iterdir()) == ["study.journal", "sweep.json"]
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"study.journal", "sweep.json", "report.html", "images.png", "curves.png", "report"}
+    html = (folder / "report.html").read_text()
+    assert "Not finished: 5 of 5 trials ended, and the confirmation is to come." in html
+    assert "nothing is confirmed on test" in html and UNSHOWN not in html
 
 
 def test_a_sweep_of_failures_is_a_failure(
@@ -344,3 +356,314 @@ def test_a_sweep_of_failures_is_a_failure(
     assert capsys.readouterr().err == (
         "failed: no trial of sweep none came to its end; the lines above say why\n"
     )
+
+
+# --- report.html --------------------------------------------------------------------------------------------
+
+UNSHOWN = "This cannot be shown"
+
+
+class Page(HTMLParser):
+    """What a page asks a browser for, its pictures, its tables, and that its tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags, self.links = set[str](), list[str]()
+        self.pictures, self.rows = list[bytes](), list[list[str]]()
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        given = {name: value or "" for name, value in attrs}
+        self.links += [given[name] for name in ("href", "src") if name in given]
+        if tag == "img":
+            self.pictures.append(base64.b64decode(given["src"].removeprefix("data:image/png;base64,")))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(written: tuple[Path, list[str]]) -> None:
+    text = (written[0] / "report.html").read_text()
+    found = Page(text)
+    assert not found.tags & {"script", "link", "iframe", "object"} and "@import" not in text
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
+    assert "url(" not in text and UNSHOWN not in text
+    assert {link for link in found.links if link[0] == "#"} == {
+        f"#{name}" for name in re.findall(r'<section id="([^"]+)"', text)
+    }
+
+
+def test_the_pictures_and_tables_of_the_page_are_files_too(written: tuple[Path, list[str]]) -> None:
+    folder, lines = written
+    found = Page((folder / "report.html").read_text())
+    files = {path.read_bytes() for path in folder.glob("**/*.png")}
+    assert files == set(found.pictures) and len(files) == len(found.pictures) > 10
+    tables = {path.stem for path in (folder / "report").glob("*.parquet")}
+    always = {"claim", "leaderboard", "per_class", "most_confused", "pareto", "stages", "environment"}
+    assert always <= tables <= always | {"importances", "rungs"}  # those need trials that differ
+    assert all(name in lines[1] for name in ("report.html", "report/", "images.png", "curves.png"))
+
+
+def test_the_claim_of_the_page(written: tuple[Path, list[str]], confirmed: Claim) -> None:
+    text, facts = (written[0] / "report.html").read_text(), confirmed.facts()
+    ours, paired = interval(facts["accuracies"]["condensed"]), interval(facts["differences"]["random_real"])
+    assert f"{100 * ours.mean:.2f} &plusmn; {100 * ours.half:.2f} % on test" in text
+    rows = {row[0]: row for row in Page(text).rows}
+    row = rows["random real images, same labels and recipe"]
+    assert row[2:] == ["2", f"{100 * paired.mean:.2f} \xb1 {100 * paired.half:.2f}"]
+    whole = facts["test"]["student"]["vgg5_w16"]
+    assert rows["all images: student vgg5_w16"][1:] == [f"{100 * whole:.2f}", "1", ""]
+    for words in ("student vgg5_w16, 2 epochs", "digits at 8 px, 2 images a class", "judged on test"):
+        assert words in text
+    table = pq.read_table(written[0] / "report/claim.parquet").to_pylist()
+    assert table[0]["+- accuracy, %"] == pytest.approx(100 * ours.half)
+
+
+def test_confusion_is_that_of_the_logits(confirmed: Claim) -> None:
+    """By a loop over the test images, and against the accuracy that the evaluation told."""
+    store, experiment = confirmed.store, confirmed.arms()["condensed"][0]
+    tasks = {task.stage: task for task in pipeline.tasks(experiment)}
+    said = store.artifact("evaluate", tasks["evaluate"].key).read("student")[0]["logits"].argmax(1)
+    labels = store.artifact("ingest", tasks["ingest"].key).read("all")[0]["test_labels"]
+    wanted = np.zeros((10, 10), int)
+    for true, guess in zip(labels.tolist(), said.tolist(), strict=True):
+        wanted[true, guess] += 1
+    found = judged.Judged(store).confusion(experiment)
+    assert (found == wanted).all() and found.sum() == len(labels)
+    told = pipeline.facts(tasks["evaluate"], store)["accuracy"]
+    assert np.trace(found) / found.sum() == pytest.approx(told, abs=1.5 / len(labels))  # logits are halves
+
+
+def test_classes_that_are_mixed_up() -> None:
+    names, counts = ("cat", "dog", "emu"), np.array([[6, 3, 1], [0, 0, 0], [0, 4, 1]])
+    assert judged.confused(counts, names) == [
+        {"class": "emu", "taken for": "dog", "of its images, %": 80.0},
+        {"class": "cat", "taken for": "dog", "of its images, %": 30.0},
+        {"class": "cat", "taken for": "emu", "of its images, %": 10.0},
+    ]
+
+
+def test_uses_and_hits_of_stages(written: tuple[Path, list[str]]) -> None:
+    """Four trials that ended well, one that failed, six students; nothing was there before."""
+    rows = {row["stage"]: row for row in pq.read_table(written[0] / "report/stages.parquet").to_pylist()}
+    evaluate = rows["evaluate"]
+    assert (evaluate["artifacts"], evaluate["uses"]) == (2 + 6, 4 + 6)
+    assert rows["ingest"]["artifacts"] == 1 and rows["ingest"]["uses"] == 4 + 1 + 6 + 1
+    assert evaluate["hits, %"] == pytest.approx(100 * 2 / 10)
+    assert all(row["made before this sweep"] == 0 and row["seconds"] > 0 for row in rows.values())
+    (machine,) = pq.read_table(written[0] / "report/environment.parquet").to_pylist()
+    assert (machine["machine"], machine["device"]) == (platform.node(), "cpu")
+    assert (machine["python"], machine["numpy"]) == (platform.python_version(), np.__version__)
+
+
+def test_short_names_tell_knobs_apart() -> None:
+    names = trials.short_names(["a.weight", "b.c.weight", "b.c.lr", "c.weight"])
+    assert names == {
+        "a.weight": "a.weight",
+        "b.c.weight": "b.c.weight",
+        "b.c.lr": "lr",
+        "c.weight": "c.weight",
+    }
+
+
+STATES = optuna.trial.TrialState
+
+
+def asked(state: STATES, params: dict[str, Any], value: float | None = None, **more: Any) -> FrozenTrial:
+    found = {path: space.distribution(path, SEARCH[path]) for path in params}
+    return create_trial(state=state, params=params, distributions=found, value=value, **more)
+
+
+def claim_of(store: Store, *told: FrozenTrial) -> Claim:
+    """A search of these trials, without confirmation."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(told)
+    return Claim(BASE, replace(SWEEP, confirm=Confirm(seeds=0)), store, study)
+
+
+def test_a_page_of_odd_trials(confirmed: Claim) -> None:
+    """Some end well, one without the knob that waits; others failed, were stopped or lost, or run."""
+    only, seen = {"evaluate.lr": 0.05}, {100: 0.1, 300: 0.2}
+    fair = {"evaluate.lr": 0.02, "recover.flip": False}
+    claim = claim_of(
+        confirmed.store,
+        asked(STATES.FAIL, {}, system_attrs={"edc:lost": True}),
+        asked(STATES.FAIL, only),
+        asked(STATES.PRUNED, only, 0.2, intermediate_values=seen),
+        asked(STATES.COMPLETE, ASKED[1], 0.3, intermediate_values=seen),
+        asked(STATES.COMPLETE, ASKED[0], 0.9, intermediate_values={100: 0.4, 300: 0.5}),
+        asked(STATES.COMPLETE, only, 0.8, intermediate_values={100: 0.3, 300: 0.4}),
+        asked(STATES.COMPLETE, fair, 0.7, intermediate_values={100: 0.2, 300: 0.3}),
+        asked(STATES.COMPLETE, ASKED[1], 0.4, intermediate_values={100: 0.3, 300: 0.3}),
+        asked(STATES.RUNNING, only, intermediate_values={100: 0.1}),
+        asked(STATES.WAITING, {}),
+    )
+    made = {each.title: each for each in page.sections(claim, claim.facts(), "a note")}
+    assert list(made) == list(page.SECTIONS) and made["Claim"].text[0] == "a note"
+    assert not [line for each in made.values() for line in each.text if UNSHOWN in line]
+    leaders = made["Leaderboard"].tables["leaderboard"]
+    assert [row["trial"] for row in leaders] == [4, 5, 6, 7, 3]
+    assert leaders[1]["flip"] is None and leaders[2]["core-seconds"] is None  # nobody made that one
+    assert "1 trials were stopped early" in made["Along the training"].text[0]
+    assert made["Along the training"].tables["rungs"][1]["rank correlation with the end"] > 0.9
+    knobs = made["Which knobs matter"].tables["importances"]
+    assert {row["knob"]: row["trials"] for row in knobs} == {"lr": 5, "flip": 4}
+    assert {row["knob"]: row["fANOVA"] is None for row in knobs} == {"lr": False, "flip": True}
+    assert list(made["Slices"].pictures) == [f"slice {row['knob']}" for row in knobs]
+    assert len(made["Interactions"].pictures) == 1 and made["Parallel coordinates"].pictures
+
+
+def test_a_page_of_one_trial(confirmed: Claim) -> None:
+    claim = claim_of(confirmed.store, asked(STATES.COMPLETE, ASKED[0], 0.5))
+    made = {each.title: each for each in page.sections(claim, claim.facts())}
+    assert not [line for each in made.values() for line in each.text if UNSHOWN in line]
+    assert "there are 1 complete ones" in made["Which knobs matter"].text[0]
+    assert [row["trial"] for row in made["Leaderboard"].tables["leaderboard"]] == [0]
+    assert made["Condensed images"].pictures and made["Classes"].pictures and made["History"].pictures
+
+
+def test_what_cannot_be_shown_costs_only_its_section(
+    confirmed: Claim, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The logits of the best trial are gone, as after a clean-up by hand."""
+    copy = shutil.copytree(confirmed.store.path(), tmp_path / "copy")
+    claim = claim_of(Store(str(copy)), *(asked(STATES.COMPLETE, each, 0.5) for each in ASKED[:1]))
+    facts = claim.facts()
+    for file in copy.glob(f"{pipeline.tasks(claim.experiment(claim.best))[-1]}/student.*"):
+        file.unlink()
+    made = {each.title: each for each in page.sections(claim, facts)}
+    assert UNSHOWN in made["Classes"].text[0] and "evaluate-" in made["Classes"].text[0]
+    assert [title for title in made if UNSHOWN in " ".join(made[title].text)] == ["Classes"]
+    assert "the report has no section 'Classes'" in caplog.text
+
+
+def test_results_that_are_gone_are_told(
+    written: tuple[Path, list[str]], confirmed: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a store that another version wrote, whose artifacts have other names."""
+    copy = shutil.copytree(confirmed.store.path(), tmp_path / "copy")
+    shutil.rmtree(copy / str(pipeline.tasks(confirmed.experiment(confirmed.best))[-1]))
+    for more in ([], [str(written[0])]):
+        assert cli.main(["report", str(copy / "sweeps/hand"), *more]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("failed: of the best trial of sweep hand there is no evaluate in ")
+        assert error.count("\n") == 1 and "makes it again" in error
+
+
+def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
+    found = trials.Trials(confirmed, confirmed.facts())
+    costs = found.costs
+    assert [row["trial"] for row in costs] == [trial.number for trial in confirmed.ranked]
+    one = confirmed.experiment(confirmed.best)
+    spent = [pipeline.core_seconds(task, confirmed.store) for task in pipeline.tasks(one)]
+    assert costs[0]["core-seconds"] == pytest.approx(sum(spent)) and costs[0]["image bytes"] == 20 * 3 * 64
+    assert costs[0][trials.ACCURACY] == pytest.approx(100 * (confirmed.best.value or 0))
+
+    def worth(row: dict[str, Any]) -> tuple[float, float]:
+        return -row["core-seconds"], row[trials.ACCURACY]
+
+    def beaten(row: dict[str, Any]) -> bool:
+        mine = worth(row)
+        return any(
+            worth(b) != mine and all(x >= y for x, y in zip(worth(b), mine, strict=True)) for b in costs
+        )
+
+    rows = search.pareto(found).tables["pareto"]
+    shown = {row["trial"] for row in rows if row["cost"] == "core-seconds"}
+    assert shown == {row["trial"] for row in costs if not beaten(row)} and shown
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_view_of_a_study_of_several_objectives() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    study.set_metric_names(["label bytes", "accuracy"])
+    both = {"evaluate.lr": 0.05, "recover.flip": True}
+    distributions = {path: space.distribution(path, SEARCH[path]) for path in both}
+    study.add_trial(create_trial(values=[39200.0, 0.75], params=both, distributions=distributions))
+    study.add_trial(create_trial(state=STATES.FAIL))
+    seen = trials.view(study, "both").trials
+    assert [trial.state for trial in seen] == [STATES.COMPLETE, STATES.FAIL]
+    assert seen[0].value == 75 and seen[0].params == {"lr": 0.05, "flip": "True"}
+
+
+def test_what_comes_from_outside_is_escaped() -> None:
+    rows = [
+        {"class": "<b>dog</b>", "a, %": 12.345, "+- a, %": 0.5, "n": 12345},
+        {"class": "cat & co", "a, %": 1.0},
+    ]
+    text = html.page("<script>", [Section("A & B", ["<i>"], {"one": rows})])
+    found = Page(text)
+    assert not found.tags & {"script", "b", "i"}
+    assert found.rows == [
+        ["class", "a, %", "n"],
+        ["<b>dog</b>", "12.35 \xb1 0.50", "12,345"],
+        ["cat & co", "1.00", ""],
+    ]
+
+
+# --- two sweeps ---------------------------------------------------------------------------------------------
+
+
+def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli.main(["report", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def saved(claim: Claim, made: Sweep, params: Sequence[dict[str, Any]]) -> str:
+    """The folder of another sweep in the same store, with trials whose results are there."""
+    facts = {"sweep": config.dump(made), "base": config.dump(BASE), "store": claim.store.path()}
+    claim.store.put(f"sweeps/{made.name}/sweep.json", json.dumps(facts).encode())
+    folder = Path(claim.store.folder(f"sweeps/{made.name}"))
+    values = {json.dumps(trial.params): trial.value for trial in claim.ranked}
+    study = space.open_study(folder)
+    study.add_trials([asked(STATES.COMPLETE, each, values[json.dumps(each)]) for each in params])
+    return str(folder)
+
+
+def test_two_sweeps_are_paired_by_seed(
+    written: tuple[Path, list[str]], confirmed: Claim, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other one has the same winner and a seed less: one seed is common, without a difference."""
+    other = replace(confirmed.sweep, name="rival", confirm=Confirm(seeds=1))
+    folder = saved(confirmed, other, [confirmed.best.params])
+    out = shown(capsys, str(written[0]), folder)
+    assert "paired, hand - rival:" in out and "not paired" not in out
+    for arm in ("condensed", "random_real", "t0"):
+        assert re.search(rf"^ +{arm} +0.00 \(n = 1\)$", out, re.M)
+    text = (written[0] / "compare_rival.html").read_text()
+    found = Page(text)
+    values = confirmed.facts()["accuracies"]["condensed"]
+    row = next(row for row in found.rows if row[0] == "condensed, confirmed")
+    assert row[1:] == [
+        f"{100 * interval(values).mean:.2f} \xb1 {100 * interval(values).half:.2f}",
+        f"{100 * values[0]:.2f}",
+        "0.00",
+    ]
+    assert len(found.pictures) == 2 and not found.tags & {"script", "link"}
+
+
+def test_two_sweeps_that_cannot_be_paired(
+    written: tuple[Path, list[str]], confirmed: Claim, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(confirmed.sweep, name="young", confirm=Confirm(seeds=0))
+    worse = confirmed.ranked[-1].params
+    out = shown(capsys, saved(confirmed, other, [worse]), str(written[0]))
+    assert "not paired: young has no confirmation" in out
+    best = confirmed.best.params
+    differing = {path for path in best if best[path] != worse[path]}
+    assert differing == set(re.findall(r"^    \* (\S+):", out, re.M))
+    text = Path(confirmed.store.path("sweeps/young/compare_hand.html")).read_text()
+    assert "No paired difference: young has no confirmation." in text

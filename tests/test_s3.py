@@ -93,7 +93,7 @@ def test_a_sweep_with_tunes_own_storage_in_a_bucket(
     there = objects(store)
     written = [said.encode(), *there.values(), *(path.read_bytes() for path in logs if path.is_file())]
     assert len(logs) > 10 and not any(SECRET.encode() in data for data in written), "credentials leaked"
-    files = ("final.json", "results.parquet", "best.yaml", "images.png", "curves.png", "study/00000.jsonl")
+    files = ("final.json", "results.parquet", "best.yaml", "report.html", "study/00000.jsonl")
     assert {f"sweeps/tiny/{name}" for name in files} <= there.keys()
     tune = [name for name in there if name.startswith("sweeps/tiny/tune/from-00000/")]
     assert sum(name.endswith("/result.json") for name in tune) == 4
