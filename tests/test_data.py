@@ -468,10 +468,10 @@ def test_wrong_columns(columns: dict[str, list[object]], tmp_path: Path) -> None
         ([0, 1, 3], [0], CLASSES, "train.parquet has the label 3; must be 0 to 2, as its metadata"),
         ([0, 1, 2], [3], None, "test.parquet has the label 3; must be 0 to 2, as in train"),
         ([0, 2, 10**9], [0], None, "no training image with the label 1 of"),
-        ([0, 1], [0], CLASSES, "no training image with the label 2 of 0 to 2"),
+        ([0, 1], [0, 1], CLASSES, "no training image with the label 2 of 0 to 2"),
         ([0, None], [0], None, "has 1 rows without a label"),
         ([], [0], None, "train.parquet has no rows"),
-        ([0, 1], [], None, "test.parquet has no rows"),
+        ([0, 1], [0], None, "no test image with the label 1 of 0 to 1"),
         ([0, 1], [0], {"a": 0}, "needs a JSON list of names"),
     ],
 )
