@@ -70,10 +70,10 @@ def _images(count: int, size_px: int) -> Tensor:
     return torch.randn((count, 3, size_px, size_px), generator=generator("testing", "images"))
 
 
-def _near(one: Tensor, other: Tensor, why: str, most: float = 1e-3) -> None:
+def _near(one: Tensor, other: Tensor, why: str) -> None:
     scale = float(other.detach().abs().max()) + 1e-6
     worst = float((one - other).detach().abs().max()) / scale
-    assert worst < most, f"{why}: a relative difference of {worst:.1e}"
+    assert worst < 1e-3, f"{why}: a relative difference of {worst:.1e}"
 
 
 def logits(make: Make, size_px: int) -> None:
@@ -248,8 +248,11 @@ def same(norm: Norm) -> None:
 
 
 def precise(norm: Norm) -> None:
-    double = norm(*(part.double() for part in _case()))
-    _near(norm(*_case()), double, "float32 and float64 differ", 1e-4)
+    difference, width = (part.double() for part in _case())
+    double = norm(difference, width)
+    _near(norm(*_case()), double, "float32 and float64 differ")
+    nudged = norm(difference * (1 + 1e-9), width)
+    assert (nudged != double).all(), "does not see a change of 1e-9 in float64"
 
 
 MATCHER_CHECKS: dict[str, Callable[[Norm], str | None]] = {

@@ -42,6 +42,9 @@ OPTIONS = {
     "status": {"--help", "--address"},
     "store": {"--help"},
     "store gc": {"--help", "--keep", "--yes"},
+    "teachers": {"--help"},
+    "teachers export": {"--help", "--set"},
+    "teachers import": {"--help", "--set", "--store"},
     "check-plugin": {"--help", "--kind", "--size-px"},
 }
 

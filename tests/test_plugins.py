@@ -47,7 +47,9 @@ BAD_MATCHERS = {
     "deterministic": (
         "import torch\ndef f(difference, width): return difference.square().sum(-1) * torch.rand(())"
     ),
-    "float32 and float64": "def f(difference, width): return difference.bfloat16().square().sum(-1).to(difference)",
+    "float32 and float64": (
+        "def f(difference, width): return difference.bfloat16().square().sum(-1).to(difference)"
+    ),
 }
 NET = "from torch import nn\nimport torch, random\n"
 FLAT = "nn.Flatten(), nn.Linear(3 * s * s, c)"
@@ -235,8 +237,8 @@ def test_the_source_is_that_of_what_it_imports_beside_it_and_of_its_whole_packag
 def test_names_without_a_plug_in_are_what_they_were() -> None:
     """Golden: another name would lose all that is stored."""
     assert keys(Experiment()) == {
-        "ingest": "88b193bee608", "squeeze": "61fb4d3c79e8", "statistics": "d3e47be5a1f8", "init": "2b04d8d1b301",
-        "recover": "f671ceed94e4", "relabel": "c699699f951b", "evaluate": "965c374d4d54",
+        "ingest": "88b193bee608", "squeeze": "61fb4d3c79e8", "statistics": "d3e47be5a1f8",
+        "init": "2b04d8d1b301", "recover": "f671ceed94e4", "relabel": "c699699f951b", "evaluate": "965c374d4d54",
     }  # fmt: skip
 
 

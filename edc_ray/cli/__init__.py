@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from edc_ray.cli import check_plugin, condense, doctor, plan, presets, report, status, store, sweep
+from edc_ray.cli import check_plugin, condense, doctor, plan, presets, report, status, store, sweep, teachers
 from edc_ray.cli.target import load
 from edc_ray.sweep import guarded
 
 __all__ = ["load", "main"]
 
-COMMANDS = (condense, plan, sweep, report, doctor, status, store, check_plugin, presets)
+COMMANDS = (condense, plan, sweep, report, doctor, status, store, teachers, check_plugin, presets)
 
 
 def _parser() -> argparse.ArgumentParser:
