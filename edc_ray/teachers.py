@@ -1,7 +1,7 @@
 """Trained observers as one file, so that nobody trains them twice: `edc-ray teachers`.
 
-The file is a zip, not compressed, of the squeeze artifact's own unit files (safetensors) and of card.json: what
-they are, on what data they were trained, with which accuracy, and the checksum of each.
+The file is a zip, not compressed, of the squeeze artifact's own unit files (safetensors) and of card.json:
+what they are, on what data they were trained, with which accuracy, and the checksum of each.
 """
 
 import hashlib

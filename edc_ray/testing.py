@@ -1,7 +1,7 @@
-"""What every network and every matching loss must keep to, those of the user's own too: `edc-ray check-plugin`.
+"""What every network and matching loss must keep to, those of the user's own too: `edc-ray check-plugin`.
 
-A battery is a mapping from what is promised to a function that raises AssertionError where that does not hold,
-and may return a remark. In a test of your own: `for check in MATCHER_CHECKS.values(): check(my_loss)`.
+A battery is a mapping from what is promised to a function that raises AssertionError where that does not
+hold, and may return a remark. In a test of your own: `for check in MATCHER_CHECKS.values(): check(my_loss)`.
 """
 
 from collections.abc import Callable, Iterator, Mapping

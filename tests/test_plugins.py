@@ -238,7 +238,8 @@ def test_names_without_a_plug_in_are_what_they_were() -> None:
     """Golden: another name would lose all that is stored."""
     assert keys(Experiment()) == {
         "ingest": "88b193bee608", "squeeze": "61fb4d3c79e8", "statistics": "d3e47be5a1f8",
-        "init": "2b04d8d1b301", "recover": "f671ceed94e4", "relabel": "c699699f951b", "evaluate": "965c374d4d54",
+        "init": "2b04d8d1b301", "recover": "f671ceed94e4", "relabel": "c699699f951b",
+        "evaluate": "965c374d4d54",
     }  # fmt: skip
 
 

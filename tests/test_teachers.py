@@ -14,7 +14,8 @@ from edc_ray import cli, config, pipeline
 from edc_ray.artifacts import Store
 
 CHANGES = [
-    "dataset.name=image_folder", "dataset.size_px=8", "split.val=0.5", "squeeze.epochs=1", "runtime.device=cpu",
+    "dataset.name=image_folder", "dataset.size_px=8", "split.val=0.5", "squeeze.epochs=1",
+    "runtime.device=cpu",
     "squeeze.observers=[convnet_w16_d2, vgg5_w16]", "squeeze.batch_size=4",
 ]  # fmt: skip
 CLASSES = ("ant", "bee")

@@ -75,7 +75,7 @@ class Matching:
         when={"class_form": "local"},
     )  # fmt: skip
     loss: str = knob(
-        "l2", "row of core.matching.MATCHERS, a name of the entry points edc_ray.matchers, or module:function",
+        "l2", "row of core.matching.MATCHERS, an entry point of edc_ray.matchers, or module:function",
         search={"choices": ["l2", "l2_squared", "rms"]},
     )  # fmt: skip
     families: tuple[Literal["bn", "channel", "patch"], ...] = knob(

@@ -170,6 +170,7 @@ def commit(task: Task, store: Store, runtime: Runtime, made: Iterable[Receipt] =
         "key": task.key,
         "inputs": dict(task.inputs),
         "reads": _read(row.reads(exp), exp),
+        "experiment": config.dump(exp),  # the one that made it; others may share it
         "units": {
             n: {"file": r.file, "sha256": r.sha256, "bytes": r.bytes, "meta": r.meta}
             for n, r in receipts.items()

@@ -82,8 +82,8 @@ def check(path: str, name: str, classes: int, size_px: int, matched: bool) -> No
     check_name(path, name)
     try:
         shape, found = probe(name, classes, size_px)
-    except ConfigError:
-        raise
+    except ConfigError as error:  # of the images' size, or of the network
+        raise ConfigError(path, error.value, error.legal) if error.path == "model" else error from None
     except Exception as error:  # in the words of its library
         if is_reference(name):  # what a function of the user's own raises is in no list
             why = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
