@@ -1,7 +1,11 @@
 """Networks and matching losses of the user's own: found, checked, refused, and part of the names."""
 
 import importlib
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,3 +275,24 @@ def test_plug_ins_observe_match_and_learn(module: Write, store: Store) -> None:
     assert set(found["squeeze"]["units"]) == {"convnet_w16_d2", "good_plugin==net", "all"}
     observed, _ = store.artifact("statistics", found["statistics"]["key"]).read("all")
     assert {name.split("/")[0] for name in observed} == {"convnet_w16_d2", "good_plugin:net"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_ray_find_what_lies_in_the_working_directory(folder: Path) -> None:
+    """As the installed command, whose own folder is on the search path instead of the working directory."""
+    (folder / "good_plugin.py").write_text(GOOD)
+    changes = [f"--set={path}={json.dumps(value)}" for path, value in TINY.items()]
+    script = "import sys; from edc_ray import cli; sys.exit(cli.main(sys.argv[1:]))"
+    argv = [sys.executable, "-P", "-c", script, "condense", "digits/ipc1", *changes]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="edc-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        environment = os.environ | {"RAY_TMPDIR": temporary, "PYTHONPATH": str(Path(__file__).parents[1])}
+        for store, more in (("local", []), ("ray", ["--ray"])):
+            done = subprocess.run(
+                [*argv, f"--set=runtime.store={store}", "--set=runtime.device=cpu", *more],
+                capture_output=True, text=True, timeout=240, env=environment, cwd=folder,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            found.append(sorted(path.name for path in (folder / store).glob("*/*.safetensors")))
+    assert found[0] == found[1] and any(name.startswith("good_plugin==net.") for name in found[0])

@@ -102,7 +102,7 @@ def without(found: Listing, lost: Mapping[str, Sequence[int]], skipped: Sequence
     Raises:
         ConfigError: a class has no image left.
     """
-    parts = {}
+    parts = dict[str, Part]()
     for name, positions in lost.items():
         part: Part = getattr(found, name)
         keep = torch.ones(len(part.labels), dtype=torch.bool)
@@ -112,7 +112,7 @@ def without(found: Listing, lost: Mapping[str, Sequence[int]], skipped: Sequence
         if empty:
             legal = f"leaves no {name} image of class {found.classes[min(empty)]}; corrupt is {skipped[0]}"
             raise ConfigError("dataset.skip_corrupt", True, legal)
-    return replace(found, **parts, skipped=tuple(skipped))
+    return replace(found, train=parts["train"], test=parts["test"], skipped=tuple(skipped))
 
 
 def _relabelled(part: Part, new: Int[Tensor, " k"]) -> Part:
