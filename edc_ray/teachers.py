@@ -14,12 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from edc_ray import config, pipeline, specs
 from edc_ray.artifacts import Store
-from edc_ray.artifacts.files import read_meta, write_local
+from edc_ray.artifacts.files import Meta, Tensors, unpack, write_local
 from edc_ray.config import LIBRARIES, ConfigError, Experiment, Runtime
 from edc_ray.core import data
 
@@ -110,7 +107,7 @@ def bring(file: str, store: Store, changes: Sequence[str] = ()) -> list[str]:
         return [f"{task} is there already"]
     artifact = store.artifact(task.stage, task.key)
     for unit, content in units.items():
-        artifact.write(unit, safetensors.torch.load(content), read_meta(content))
+        artifact.write(unit, *content)
     pipeline.commit(task, store, Runtime())
     return [f"{task} in {store.root}", *_told(card)]
 
@@ -151,8 +148,8 @@ def _task(file: str, card: dict[str, Any], changes: Sequence[str]) -> pipeline.T
     return replace(ingest, stage="squeeze", key=card["key"], inputs=(("ingest", ingest.key),))
 
 
-def _unit(file: str, archive: zipfile.ZipFile, unit: str, entry: dict[str, Any]) -> bytes:
-    """The bytes of a unit's file, checked."""
+def _unit(file: str, archive: zipfile.ZipFile, unit: str, entry: dict[str, Any]) -> tuple[Tensors, Meta]:
+    """What a unit's file holds, checked."""
     try:
         content = archive.read(entry["file"])
     except (KeyError, zipfile.BadZipFile):
@@ -160,7 +157,6 @@ def _unit(file: str, archive: zipfile.ZipFile, unit: str, entry: dict[str, Any])
     if hashlib.sha256(content).hexdigest() != entry["sha256"] or not re.fullmatch(r"[\w=-]+", unit):
         raise ConfigError("FILE", file, f"has another checksum: {entry['file']} is not as it was written")
     try:
-        safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise ConfigError("FILE", file, f"{entry['file']} is no file of tensors: {error}") from error
-    return content
+        return unpack(content)
+    except ValueError as error:
+        raise ConfigError("FILE", file, f"{entry['file']} {error}") from error
