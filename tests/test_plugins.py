@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edc_ray import cli, pipeline
-from edc_ray.artifacts import Store
+from edc_ray.artifacts import Store, every_artifact
 from edc_ray.config import ConfigError, Experiment, Runtime, hashed, override
 from edc_ray.core import matching, models
 from edc_ray.core.models import plugins
@@ -295,5 +295,11 @@ def test_workers_of_ray_find_what_lies_in_the_working_directory(folder: Path) ->
                 capture_output=True, text=True, timeout=240, env=environment, cwd=folder,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-            found.append(sorted(path.name for path in (folder / store).glob("*/*.safetensors")))
-    assert found[0] == found[1] and any(name.startswith("good_plugin==net.") for name in found[0])
+            found.append({
+                f"{artifact.folder}/{unit}/{name}": tensor
+                for artifact in every_artifact(Store(str(folder / store)))
+                for unit in artifact.units()
+                for name, tensor in artifact.read(unit)[0].items()
+            })  # fmt: skip
+    assert any("/good_plugin==net/model.net." in name for name in found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
