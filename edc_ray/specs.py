@@ -78,7 +78,7 @@ def further(sweep: Sweep, changes: Sequence[str]) -> Sweep:
 
 def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
     """The file's content and its experiment after `--set`. Raises as `load_file`."""
-    pairs = dict(_pair(change) for change in changes)
+    pairs = dict(pair(change) for change in changes)
     pairs = _lifted(pairs) if isinstance(spec, Sweep) else pairs
     short = {path: path.removeprefix("experiment.") for path in pairs}
     own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(spec)}
@@ -94,7 +94,8 @@ def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
     return spec, base
 
 
-def _pair(change: str) -> tuple[str, Any]:
+def pair(change: str) -> tuple[str, Any]:
+    """Path and value of one `--set`. Raises ConfigError."""
     path, equals, value = change.partition("=")
     if not equals:
         raise ConfigError("--set", change, "must be path=value, such as budget.trials=4")

@@ -42,6 +42,39 @@ def parquet(folder: str, labels: list[int], image: str = "image", label: str = "
     return make
 
 
+def rewritten(file: str, change: Callable[[pa.Table], pa.Table]) -> Callable[[], None]:
+    """Changes a file of `parquet`."""
+    return lambda: pq.write_table(change(pq.read_table(f"{file}.parquet")), f"{file}.parquet")
+
+
+def named(file: str, classes: str) -> Callable[[], None]:
+    """Names the classes in the metadata."""
+    metadata = {"classes": json.dumps([*classes])}
+    return rewritten(file, lambda table: table.replace_schema_metadata(metadata))
+
+
+def shortened(file: str, rows: int) -> Callable[[], None]:
+    return rewritten(file, lambda table: table[:rows])
+
+
+def damaged(file: str, row: int) -> Callable[[], None]:
+    """One image is cut."""
+
+    def change(table: pa.Table) -> pa.Table:
+        images = [blob[:40] if i == row else blob for i, blob in enumerate(table["image"].to_pylist())]
+        return table.set_column(0, "image", pa.array(images, pa.binary()))
+
+    return rewritten(file, change)
+
+
+def both(*makes: Callable[[], None]) -> Callable[[], None]:
+    def make() -> None:
+        for each in makes:
+            each()
+
+    return make
+
+
 def write(name: str, text: str) -> Callable[[], None]:
     def make() -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +174,69 @@ EXPERIMENT: dict[str, Row] = {
     "unknown loss": Row(
         exp(recover={"matching": {"loss": "l3"}}),
         "experiment.recover.matching.loss = 'l3'",
-        "legal: l2, l2_squared, rms",
+        "legal: l2, l2_squared, rms; or module:function",
+    ),
+    "loss in no module": Row(
+        exp(recover={"matching": {"loss": "nosuch_module:f"}}),
+        "experiment.recover.matching.loss = 'nosuch_module:f'",
+        "No module named 'nosuch_module'); must be in the working directory",
+    ),
+    "loss that its module lacks": Row(
+        exp(recover={"matching": {"loss": "bad_input_plugin:f"}}),
+        "experiment.recover.matching.loss = 'bad_input_plugin:f'",
+        "the module bad_input_plugin has no f",
+        make=write("bad_input_plugin.py", "number = 3\n"),
+    ),
+    "loss that is no function": Row(
+        exp(recover={"matching": {"loss": "bad_input_plugin:number"}}),
+        "experiment.recover.matching.loss = 'bad_input_plugin:number'",
+        "must be a function; it is of type int",
+        make=write("bad_input_plugin.py", "number = 3\n"),
+    ),
+    "student with a syntax error": Row(
+        exp(evaluate={"student": "bad_input_syntax:net"}),
+        "experiment.evaluate.student = 'bad_input_syntax:net'",
+        "cannot be imported (SyntaxError: ",
+        make=write("bad_input_syntax.py", "def net(:\n"),
+    ),
+    "observer that takes other arguments": Row(
+        exp(squeeze={"observers": ["bad_input_arguments:net"]}),
+        "experiment.squeeze.observers.0 = 'bad_input_arguments:net'",
+        "fails with 10 classes and images of dataset.size_px = 16 (TypeError: net() takes 1 positional",
+        make=write("bad_input_arguments.py", "def net(classes): pass\n"),
+    ),
+    "observer that is no network": Row(
+        exp(squeeze={"observers": ["bad_input_none:net"]}),
+        "experiment.squeeze.observers.0 = 'bad_input_none:net'",
+        "must give a torch.nn.Module; gave NoneType",
+        make=write("bad_input_none.py", "def net(classes, size_px): pass\n"),
+    ),
+    "classes in another order in test": Row(
+        data("order"),
+        "experiment.dataset.path = 'order/test.parquet'",
+        "names other classes than train.parquet: from label 0 on b, a, not a, b",
+        make=both(parquet("order", [0, 1]), named("order/train", "ab"), named("order/test", "ba")),
+    ),
+    "no test image of a class": Row(
+        data("untested"),
+        "experiment.dataset.path = 'untested'",
+        "has no test image with the label 1 of 0 to 1",
+        make=both(parquet("untested", [0, 1]), shortened("untested/test", 1)),
+    ),
+    "nothing to read on test": Row(
+        exp(dataset={"name": "parquet", "path": "testless", "size_px": 8}, split={"val": 0.0}),
+        "experiment.split.val = 0",
+        "must be > 0: ",
+        make=both(parquet("testless", [0, 1]), shortened("testless/test", 0)),
+    ),
+    "no word for skipping": Row(
+        exp(dataset={"skip_corrupt": "yes"}), "experiment.dataset.skip_corrupt = 'yes'", "a valid boolean"
+    ),
+    "a class that is corrupt as a whole": Row(
+        exp(dataset={"name": "parquet", "path": "corrupt", "size_px": 8, "skip_corrupt": True}),
+        "experiment.dataset.skip_corrupt = True",
+        "leaves no train image of class 1; corrupt is train.parquet, row 1",
+        make=both(parquet("corrupt", [0, 1, 0]), damaged("corrupt/train", 1)),
     ),
     "observer that is not squeezed": Row(
         exp(relabel={"observers": ["resnet18"]}),
@@ -538,6 +633,15 @@ def test_folder_with_a_foreign_file(text: str, capsys: pytest.CaptureFixture[str
         (["condense", "digits/ipc1", "--set", "init.ipc=999"], "init.ipc = 999", "must be <= "),
         (["condense", "edc/cifar10/ipc1"], "dataset.path = 'data/cifar10'", "cifar-10-batches-py"),
         (["report", "gone"], "folder = 'gone'", "is not of a sweep"),
+        (["check-plugin", "nocolon"], "MODULE:FUNCTION = 'nocolon'", "must be a module, a colon and a"),
+        (["check-plugin", "nosuch_module:f"], "MODULE:FUNCTION = 'nosuch_module:f'", "No module named"),
+        (
+            ["check-plugin", "json:nothing"],
+            "MODULE:FUNCTION = 'json:nothing'",
+            "the module json has no nothing",
+        ),
+        (["check-plugin", "json:dumps"], "MODULE:FUNCTION = 'json:dumps'", "with --kind the checks say why"),
+        (["check-plugin", "json:dumps", "--size-px", "0"], "--size-px = 0", "must be in [8, 1024]"),
         (["report", "torn"], "folder = 'torn'", "sweep.json is not of a sweep"),
         (["report", "old"], "folder = 'old'", "sweep.json is not of a sweep"),
         (["report", "nosuch://x/sweeps/y"], "runtime.store = 'nosuch://x'", "must be a folder or a URI"),

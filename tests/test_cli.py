@@ -43,6 +43,10 @@ OPTIONS = {
     "status": {"--help", "--address"},
     "store": {"--help"},
     "store gc": {"--help", "--keep", "--yes"},
+    "teachers": {"--help"},
+    "teachers export": {"--help", "--set"},
+    "teachers import": {"--help", "--set", "--store"},
+    "check-plugin": {"--help", "--kind", "--size-px"},
 }
 
 
@@ -61,7 +65,7 @@ def test_no_new_options(command: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys)
-    assert re.findall(r"^    (\w+)  ", text, re.M) == [
+    assert re.findall(r"^    ([\w-]+)  ", text, re.M) == [
         *(name for name in OPTIONS if " " not in name),
         "presets",
         "explain",

@@ -302,6 +302,7 @@ def effective(section: Any) -> Any:
         (field.name, effective(getattr(section, field.name)))
         for field in dataclasses.fields(section)
         if field.metadata.get("hashed", True)
+        and not (field.metadata.get("later") and getattr(section, field.name) == field.default)
         and all(
             getattr(section, name) in (value if isinstance(value, tuple) else (value,))
             for name, value in field.metadata.get("when", {}).items()

@@ -468,10 +468,10 @@ def test_wrong_columns(columns: dict[str, list[object]], tmp_path: Path) -> None
         ([0, 1, 3], [0], CLASSES, "train.parquet has the label 3; must be 0 to 2, as its metadata"),
         ([0, 1, 2], [3], None, "test.parquet has the label 3; must be 0 to 2, as in train"),
         ([0, 2, 10**9], [0], None, "no training image with the label 1 of"),
-        ([0, 1], [0], CLASSES, "no training image with the label 2 of 0 to 2"),
+        ([0, 1], [0, 1], CLASSES, "no training image with the label 2 of 0 to 2"),
         ([0, None], [0], None, "has 1 rows without a label"),
         ([], [0], None, "train.parquet has no rows"),
-        ([0, 1], [], None, "test.parquet has no rows"),
+        ([0, 1], [0], None, "no test image with the label 1 of 0 to 1"),
         ([0, 1], [0], {"a": 0}, "needs a JSON list of names"),
     ],
 )
@@ -522,22 +522,81 @@ def test_empty_folders(part: str, tmp_path: Path) -> None:
     refused(cfg, "has no images")
 
 
+def damage_image(name: str, root: Path, damage: bytes) -> str:
+    """Training image 4, of class 0; returns where it is from."""
+    if name == "image_folder":
+        (root / "train" / "ant" / "4.PNG").write_bytes(damage)
+        return "train/ant/4.PNG"
+    table = pq.read_table(root / "train-0.parquet")
+    blobs = [*table["image"].to_pylist()[:4], damage]
+    pq.write_table(table.set_column(0, "image", pa.array(blobs, pa.binary())), root / "train-0.parquet")
+    return "train-0.parquet, row 4"
+
+
 @pytest.mark.parametrize("damage", [b"", b"no image", encoded(0)[:45]], ids=["empty", "other", "cut"])
 @pytest.mark.parametrize("name", ["parquet", "image_folder"])
 def test_a_damaged_image_is_named(name: str, damage: bytes, tmp_path: Path) -> None:
     cfg = MAKE[name](tmp_path)
-    if name == "parquet":
-        file = tmp_path / "train-0.parquet"
-        table = pq.read_table(file)
-        blobs = [*table["image"].to_pylist()[:4], damage]
-        pq.write_table(table.set_column(0, "image", pa.array(blobs, pa.binary())), file)
-    else:
-        (tmp_path / "train" / "ant" / "4.PNG").write_bytes(damage)
+    where = damage_image(name, tmp_path, damage)
     check(cfg)
-    where = "train-0.parquet, row 4" if name == "parquet" else "train/ant/4.PNG"
-    with pytest.raises(ConfigError, match=f"{where} is not a readable image") as caught:
+    with pytest.raises(ConfigError, match=f"{where} is not a readable image: .*skip_corrupt=true") as caught:
         data.read(cfg)
     assert (caught.value.path, caught.value.value) == ("dataset.path", cfg.path)
+
+
+def test_all_damaged_images_are_counted_and_the_first_ones_named() -> None:
+    items = [(f"image {i}", b"no" if i % 3 == 0 else encoded(i)) for i in range(12)]
+    for threads in (1, 4):
+        with pytest.raises(
+            ValueError, match=r"^image 0 is not a readable .*; so are 4 of 12: also image 3, im"
+        ):
+            decode(iter(items), 12, 8, threads=threads)
+    items = [(f"image {i}", b"no") for i in range(12)]
+    with pytest.raises(
+        ValueError, match=r"so are 12 of 12: also image 1, image 2, image 3, image 4, \.\.\.$"
+    ):
+        decode(iter(items), 12, 8)
+
+
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+def test_damaged_images_can_be_left_out(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = replace(MAKE[name](tmp_path), skip_corrupt=True)
+    whole = data.read(cfg)
+    assert data.listing(cfg).skipped == () and not caplog.text
+    where = damage_image(name, tmp_path, b"no image")
+    found, listed = data.read(cfg), data.listing(cfg)
+    assert listed.skipped == (where,) and f"1 corrupt images are left out: {where}" in caplog.text
+    row = whole.train[:, 0, 0, 0].tolist().index(4 * 20)
+    assert torch.equal(found.train, torch.cat([whole.train[:row], whole.train[row + 1 :]]))
+    assert torch.equal(found.test, whole.test) and len(listed.train.labels) == len(TRAIN) - 1
+    assert class_counts(cfg)[0] == TRAIN.count(0) - 1
+    first = tuple(found.train_labels[:3].bincount(minlength=3).tolist())
+    assert class_counts(replace(cfg, limit=3)) == first
+
+
+def test_a_class_of_damaged_images_alone_is_refused(tmp_path: Path) -> None:
+    cfg = replace(image_folder(tmp_path), skip_corrupt=True)
+    (tmp_path / "test" / "cat" / "9.PNG").write_bytes(b"no")
+    refused(cfg, "leaves no test image of class cat; corrupt is test/cat/9.PNG", "dataset.skip_corrupt")
+
+
+def test_parquet_files_that_name_their_classes_agree(tmp_path: Path) -> None:
+    cfg = parquet(tmp_path)
+    write_parquet(tmp_path / "test.parquet", TEST, first=9, classes=CLASSES)
+    assert data.listing(cfg).classes == tuple(CLASSES)
+    for names, odd in (
+        (["ant", "cat", "bee"], "1 on cat, bee, not bee, cat"),
+        ([*CLASSES, "dog"], "3 on dog, not"),
+    ):
+        write_parquet(tmp_path / "test.parquet", TEST, first=9, classes=names)
+        refused(cfg, f"test.parquet names other classes than train-0.parquet: from label {odd}")
+
+
+def test_a_test_file_without_rows_says_that_there_are_no_test_images(tmp_path: Path) -> None:
+    cfg = parquet(tmp_path)
+    write_parquet(tmp_path / "test.parquet", [])
+    images = data.read(cfg)
+    assert len(images.train) == len(TRAIN) and images.test.shape == (0, 3, 8, 8)
 
 
 # --- split and scale ----------------------------------------------------------------------------------------

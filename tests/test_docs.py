@@ -84,7 +84,7 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert args.markdown or presets.find(args.pattern)
         return
     if (
-        args.command in ("report", "status", "store")
+        args.command in ("report", "status", "store", "teachers", "check-plugin")
         or args.target is None
         or args.target.startswith("store/")
     ):

@@ -481,6 +481,7 @@ def test_every_stage_is_committed_with_all_that_made_it(finished: Store) -> None
         assert (made["stage"], made["key"], made["version"]) == (task.stage, task.key, row.version)
         assert made["inputs"] == dict(task.inputs) and set(made["reads"]) == set(row.reads(tiny()))
         assert {"at", "python", "torch", "numpy"} <= set(made["made"])
+        assert config.load(Experiment, made["experiment"]) == task.experiment
         assert all({"host", "device", *COSTS} <= set(entry["meta"]) for entry in made["units"].values())
         assert config.load(Runtime, made["runtime"]) == INLINE
         assert not list((Path(finished.root) / str(task)).glob("checkpoints/*"))

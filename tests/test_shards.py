@@ -119,7 +119,7 @@ def test_statistics_hold_the_images_of_one_forward(
 def _spied(seen: list[str]) -> object:
     original = pixels._decoded
 
-    def decoded(item: tuple[str, bytes | Tensor], size_px: int, resize: float) -> Tensor:
+    def decoded(item: tuple[str, bytes | Tensor], size_px: int, resize: float) -> Tensor | str:
         seen.append(item[0])
         return original(item, size_px, resize)
 

@@ -103,6 +103,14 @@ def pack(tensors: Tensors, meta: Meta) -> bytes:
     return safetensors.torch.save(copies, {_META: to_json(meta)})  # without copies it refuses shared memory
 
 
+def unpack(data: bytes) -> tuple[Tensors, Meta]:
+    """What `pack` was given. Raises ValueError where the bytes are of no such file."""
+    try:
+        return safetensors.torch.load(data), read_meta(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"is no file of tensors: {error}") from error
+
+
 def read_meta(data: bytes) -> Meta:
     """From the header of either format; safetensors: length in 8 bytes, little-endian, then JSON."""
     if data[:4] == b"PAR1":

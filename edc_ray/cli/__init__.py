@@ -3,13 +3,30 @@
 import argparse
 from collections.abc import Sequence
 
-from edc_ray.cli import condense, doctor, explain, extend, plan, presets, report, schema, status, store, sweep
+from edc_ray.cli import (
+    check_plugin,
+    condense,
+    doctor,
+    explain,
+    extend,
+    plan,
+    presets,
+    report,
+    schema,
+    status,
+    store,
+    sweep,
+    teachers,
+)
 from edc_ray.cli.target import load
 from edc_ray.sweep import guarded
 
 __all__ = ["load", "main"]
 
-COMMANDS = (condense, plan, sweep, extend, report, doctor, status, store, presets, explain, schema)
+COMMANDS = (
+    condense, plan, sweep, extend, report, doctor, status, store, presets, explain, schema, teachers,
+    check_plugin,
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for module in COMMANDS:
         text = (module.__doc__ or "").strip().rstrip(".")
-        command = commands.add_parser(module.__name__.rsplit(".", 1)[-1], help=text, description=text)
+        name = module.__name__.rsplit(".", 1)[-1].replace("_", "-")
+        command = commands.add_parser(name, help=text, description=text)
         module.add(command)
         command.set_defaults(run=module.run)
     return parser

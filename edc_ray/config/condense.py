@@ -74,7 +74,10 @@ class Matching:
         50, "real images drawn for each condensed one, augmented as for the statistics", low=1,
         when={"class_form": "local"},
     )  # fmt: skip
-    loss: str = knob("l2", "row of core.matching.MATCHERS", search={"choices": ["l2", "l2_squared", "rms"]})
+    loss: str = knob(
+        "l2", "row of core.matching.MATCHERS, an entry point of edc_ray.matchers, or module:function",
+        search={"choices": ["l2", "l2_squared", "rms"]},
+    )  # fmt: skip
     families: tuple[Literal["bn", "channel", "patch"], ...] = knob(
         ("bn", "channel", "patch"),
         "what is matched: moments of BatchNorm inputs, and channel and patch moments of convolution inputs",

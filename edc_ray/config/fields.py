@@ -64,13 +64,18 @@ def join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def unknown(path: str, value: object, known: Iterable[str], name: str | None = None) -> ConfigError:
-    """The error for a name (by default the value) that a table lacks: near matches, or the whole list."""
+def unknown(
+    path: str, value: object, known: Iterable[str], name: str | None = None, more: str = ""
+) -> ConfigError:
+    """The error for a name (by default the value) that a table lacks: near matches, or the whole list.
+
+    more: what else is legal.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(str(value if name is None else name), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     every = f"legal: {', '.join(names)}" if not near or len(names) <= 12 else ""
-    return ConfigError(path, value, "; ".join(["unknown", *filter(None, [hint, every])]))
+    return ConfigError(path, value, "; ".join(["unknown", *filter(None, [hint, every, more])]))
 
 
 def knob(
@@ -82,14 +87,16 @@ def knob(
     hashed: bool = True,
     when: Mapping[str, Any] | None = None,
     search: Mapping[str, Any] | None = None,
+    later: bool = False,
 ) -> Any:
     """A field with its meaning, closed range and unit.
 
     hashed: False = says where or how, never what.
     when: the field has an effect only where this sibling has this value, or one of a tuple of them.
     search: the range worth searching, as the fields of `config.Knob`.
+    later: it came when there were artifacts already, whose names stay: its default enters no name.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "unit": unit, "hashed": hashed}
+    metadata = {"doc": doc, "low": low, "high": high, "unit": unit, "hashed": hashed, "later": later}
     return dataclasses.field(default=default, metadata=metadata | {"when": when or {}, "search": search})
 
 
@@ -99,6 +106,12 @@ def active(section: Any, f: "dataclasses.Field[Any]") -> bool:
         getattr(section, name) in (wanted if isinstance(wanted, tuple) else (wanted,))
         for name, wanted in f.metadata.get("when", {}).items()
     )
+
+
+def named(section: Any, f: "dataclasses.Field[Any]") -> bool:
+    """Whether the field's value enters the names of artifacts."""
+    silent = f.metadata.get("later", False) and getattr(section, f.name) == f.default
+    return f.metadata.get("hashed", True) and active(section, f) and not silent
 
 
 @functools.cache  # a sweep makes configs by the thousand

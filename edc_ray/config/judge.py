@@ -42,7 +42,9 @@ class Relabel:
 class Evaluate:
     """Training of the student on the condensed images (method.md 5)."""
 
-    student: str = knob("convnet_w32", "row of core.models.MODELS, or torchvision/NAME, timm/NAME")
+    student: str = knob(
+        "convnet_w32", "row of core.models.MODELS, or torchvision/NAME, timm/NAME, module:function"
+    )
     epochs: int = knob(
         300, "passes over the condensed images", low=1, unit="epochs",
         search={"low": 100, "high": 2000, "log": True},

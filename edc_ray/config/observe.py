@@ -17,6 +17,12 @@ class Dataset:
     classes: tuple[str, ...] | None = knob(
         None, "only these class folders, in this order; null = all that there are, sorted"
     )
+    skip_corrupt: bool = knob(
+        False,
+        "leave out images that cannot be decoded, which is tried of all when a process first needs the list; "
+        "false = an error that counts and names them",
+        later=True,
+    )
     normalization: Literal["measured", "cifar10", "cifar100", "imagenet"] = knob(
         "measured",
         "mean and deviation of the pixels: of the training images, or published constants (what downloaded "
@@ -54,7 +60,7 @@ class Squeeze:
 
     observers: tuple[str, ...] = knob(
         ("convnet_w16_d2", "convnet_w32", "resnet10_w16", "vgg5_w16"),
-        "rows of core.models.MODELS, or torchvision/NAME, timm/NAME; in visiting order",
+        "rows of core.models.MODELS, or torchvision/NAME, timm/NAME, module:function; in visiting order",
     )
     weights: str | None = knob(
         None,

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
-from edc_ray.config.fields import ConfigError, active, join, unknown
+from edc_ray.config.fields import ConfigError, join, named, unknown
 
 T = TypeVar("T")
 
@@ -76,13 +76,12 @@ def _fields(section: Any) -> dict[str, Any]:
 
 
 def hashed(value: Any) -> Any:
-    """Plain data without the fields that say where or how, or have no effect (`when`).
+    """Plain data without the fields that say where or how, or have no effect (`when`, `later`).
 
     One for equal configs: 1.0 is 1, -0.0 is 0.
     """
     if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if f.metadata.get("hashed", True) and active(value, f)]
-        return {f.name: hashed(getattr(value, f.name)) for f in fields}
+        return {f.name: hashed(getattr(value, f.name)) for f in dataclasses.fields(value) if named(value, f)}
     if isinstance(value, tuple):
         return [hashed(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -4,8 +4,10 @@ An observer's statistics are one flat vector of segments: for each matched layer
 of its channels and, for a convolution, of its patches. `Layout` says where each of these segments lies.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from typing import TypeVar, cast
 
 import torch
@@ -13,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edc_ray.config import Matching, Recover
+from edc_ray.config import Matching, Recover, unknown
 from edc_ray.core import models
 from edc_ray.core.stats import (
     Moments,
@@ -28,6 +30,7 @@ from edc_ray.core.stats import (
 
 T = TypeVar("T")
 FAMILIES = ("bn", "channel", "patch")
+PATH, GROUP = "recover.matching.loss", "edc_ray.matchers"  # the field; the entry points of others
 # Of segments of several widths, padded with zeros to the widest.
 Norm = Callable[[Float[Tensor, "g s w"], Float[Tensor, " s"]], Float[Tensor, "g s"]]
 
@@ -48,6 +51,34 @@ def rms(difference: Float[Tensor, "g s w"], width: Float[Tensor, " s"]) -> Float
 
 
 MATCHERS: dict[str, Norm] = {"l2": l2, "l2_squared": l2_squared, "rms": rms}
+
+
+def reference(name: str) -> str | None:
+    """The `module:function` of a loss of the user's own, which an entry point may name; None for a row.
+
+    Raises:
+        ConfigError: there is no such loss (with near names).
+    """
+    if name in MATCHERS:
+        return None
+    if models.plugins.is_reference(name):
+        return name
+    found = {entry.name: entry.value for entry in metadata.entry_points(group=GROUP)}
+    if name not in found:
+        raise unknown(PATH, name, MATCHERS | found, more="or module:function")
+    return found[name]
+
+
+def norm_of(name: str) -> Norm:
+    """The loss of that name: a row of MATCHERS, or the user's own. Raises ConfigError."""
+    return MATCHERS[name] if name in MATCHERS else _own(name)
+
+
+@functools.cache  # asked for in every iteration
+def _own(name: str) -> Norm:
+    return models.plugins.resolve(PATH, reference(name) or name)
+
+
 CLASS_VARIANCES = {"pooled": pooled, "within_image": within_image, "per_class": pooled}
 
 
@@ -262,7 +293,7 @@ def distance(
     one: Float[Tensor, "g d"], other: Float[Tensor, "#g d"], goal: Target, cfg: Matching
 ) -> Float[Tensor, " g"]:
     """sum_l w_l R_l of the difference, with w_0 = first_multiplier and w_l = 1."""
-    return (residuals(one - other, goal.layout, MATCHERS[cfg.loss]) * goal.weight).sum(1)
+    return (residuals(one - other, goal.layout, norm_of(cfg.loss)) * goal.weight).sum(1)
 
 
 def loss(
@@ -278,7 +309,7 @@ def loss(
     a, rows = cfg.class_weight, len(goal.by_class)
     groups = len(statistics) - (rows if goal.runs else 0)
     difference = torch.cat([statistics[:groups] - goal.whole, statistics[-rows:] - goal.by_class])
-    layers = residuals(difference, goal.layout, MATCHERS[cfg.loss]) * goal.weight
+    layers = residuals(difference, goal.layout, norm_of(cfg.loss)) * goal.weight
     if keep is not None:
         layers = layers * torch.cat([keep, keep if goal.runs is None else keep[goal.runs.group]])
     far, near = layers.sum(1).split([groups, rows])

@@ -17,12 +17,13 @@ def check_names(experiment: Experiment) -> None:
         ConfigError: names the field, its value and what is legal.
     """
     tables: Sequence[tuple[str, Iterable[str]]] = (
-        ("init.kind", init.INITS), ("recover.matching.loss", matching.MATCHERS), ("relabel.mix", views.MIXES),
+        ("init.kind", init.INITS), ("relabel.mix", views.MIXES),
         ("evaluate.schedule", schedules.SCHEDULES), ("evaluate.loss", losses.LOSSES),
     )  # fmt: skip
     for path, table in tables:
         if (name := attrgetter(path)(experiment)) not in table:
             raise config.unknown(path, name, table)
+    matching.norm_of(experiment.recover.matching.loss)
     models.check_name("evaluate.student", experiment.evaluate.student)
     for i, name in enumerate(experiment.squeeze.observers):
         models.check_name(f"squeeze.observers.{i}", name)
@@ -37,8 +38,10 @@ def check(experiment: Experiment) -> None:
         ConfigError: names the field, its value and what is legal.
     """
     check_names(experiment)
-    counts, _, classes = looked(experiment.dataset)
+    counts, _, classes, tests = looked(experiment.dataset)
     data.require(experiment.dataset)
+    if experiment.split.val == 0 and not tests:
+        raise ConfigError("split.val", 0, "must be > 0: the dataset has no test images")
     _check_init(experiment, classes, min(kept(counts, experiment.split.val)))
     squeeze, shape = experiment.squeeze, (len(counts), experiment.dataset.size_px)
     models.check("evaluate.student", experiment.evaluate.student, *shape, matched=False)

@@ -67,13 +67,13 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
 
 
 @functools.lru_cache(maxsize=64)
-def looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], tuple[str, ...]]:
-    """Training images per class, shards, and the names of the classes.
+def looked(dataset: config.Dataset) -> tuple[tuple[int, ...], tuple[int, int], tuple[str, ...], int]:
+    """Training images per class, shards, the names of the classes, and how many test images there are.
 
     A sweep checks every value of every knob, hence the memory; and the disk is asked once a process.
     """
     found = data.listing(dataset)
-    return found.counts(), data.shards(dataset, found), found.classes
+    return found.counts(), data.shards(dataset, found), found.classes, len(found.test.labels)
 
 
 def kept(counts: Sequence[int], val: float) -> list[int]:
@@ -83,7 +83,7 @@ def kept(counts: Sequence[int], val: float) -> list[int]:
 
 
 def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
-    counts, shards, _ = looked(experiment.dataset)
+    counts, shards, *_ = looked(experiment.dataset)
     fit = sum(kept(counts, experiment.split.val))
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
@@ -170,6 +170,7 @@ def commit(task: Task, store: Store, runtime: Runtime, made: Iterable[Receipt] =
         "key": task.key,
         "inputs": dict(task.inputs),
         "reads": _read(row.reads(exp), exp),
+        "experiment": config.dump(exp),  # the one that made it; others may share it
         "units": {
             n: {"file": r.file, "sha256": r.sha256, "bytes": r.bytes, "meta": r.meta}
             for n, r in receipts.items()

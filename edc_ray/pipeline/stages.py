@@ -5,7 +5,7 @@ import math
 from dataclasses import fields
 
 from edc_ray.config import Experiment, Relabel, Runtime
-from edc_ray.core import data, init, models, recover, relabel, train, views
+from edc_ray.core import data, init, matching, models, recover, relabel, train, views
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
@@ -126,9 +126,21 @@ def _start_files(experiment: Experiment) -> str | None:
     return _start_fingerprint(experiment.init.path) if experiment.init.kind == "folder" else None
 
 
-def _weight_files(experiment: Experiment) -> str | None:
+def _observer_files(experiment: Experiment) -> str | None:
+    """Of the weights that training starts from, and of networks of the user's own."""
     cfg = experiment.squeeze
-    return None if cfg.weights is None else models.fingerprint(cfg.weights, cfg.observers)
+    weights = None if cfg.weights is None else models.fingerprint(cfg.weights, cfg.observers)
+    found = [each for each in (weights, models.plugins.fingerprint(cfg.observers)) if each is not None]
+    return " ".join(found) or None
+
+
+def _matcher_files(experiment: Experiment) -> str | None:
+    own = matching.reference(experiment.recover.matching.loss)
+    return models.plugins.fingerprint([own]) if own and matching.needed(experiment.recover) else None
+
+
+def _student_files(experiment: Experiment) -> str | None:
+    return models.plugins.fingerprint([experiment.evaluate.student])
 
 
 STAGES: dict[str, Stage] = {
@@ -137,7 +149,7 @@ STAGES: dict[str, Stage] = {
     ),
     "squeeze": Stage(
         1, _squeeze_reads, always("ingest"), _observer_units, run_squeeze, finish_squeeze,
-        files=_weight_files,
+        files=_observer_files,
     ),
     "statistics": Stage(
         5, always("split", "statistics", "seed", "precision"), always("ingest", "squeeze"),
@@ -146,12 +158,15 @@ STAGES: dict[str, Stage] = {
     "init": Stage(
         3, _init_reads, _init_inputs, _class_units, run_init, join_images, files=_start_files
     ),
-    "recover": Stage(3, _recover_reads, _recover_inputs, _group_units, run_recover, join_images),
+    "recover": Stage(
+        3, _recover_reads, _recover_inputs, _group_units, run_recover, join_images, files=_matcher_files
+    ),
     "relabel": Stage(
         2, always("relabel", "evaluate.seeds", "precision"), always("squeeze", "recover"),
         _page_units, run_relabel,
     ),
     "evaluate": Stage(
-        2, _evaluate_reads, _evaluate_inputs, lambda task, runtime, until: ["student"], run_evaluate
+        2, _evaluate_reads, _evaluate_inputs, lambda task, runtime, until: ["student"], run_evaluate,
+        files=_student_files,
     ),
 }  # fmt: skip

@@ -126,7 +126,7 @@ class Stage:
 
 def unit_of(observer: str) -> str:
     """The unit of an observer: its name without what a file name may not have; no two become one."""
-    return observer.replace("/", "-").replace(".", "=")
+    return observer.replace("/", "-").replace(".", "=").replace(":", "==")
 
 
 def finite(logits: torch.Tensor, who: str) -> torch.Tensor:

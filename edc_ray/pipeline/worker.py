@@ -201,11 +201,11 @@ def pick_device(runtime: Runtime) -> torch.device:
 class Worker:
     """Keeps the inputs of earlier units; `run` is a generator, and closing it leaves only checkpoints."""
 
-    def __init__(self, store: Store, runtime: Runtime) -> None:
+    def __init__(self, store: Store, runtime: Runtime, inputs: Inputs | None = None) -> None:
         heap.keep_freed()
         self.store, self.runtime = store, runtime
         device = pick_device(runtime)
-        self._inputs = Inputs(store, runtime, device)
+        self._inputs = inputs or Inputs(store, runtime, device)
         self._device = device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._place = {"host": platform.node(), "device": name}

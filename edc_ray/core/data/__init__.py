@@ -4,8 +4,10 @@ Reads raw datasets and writes nothing, but for the download of CIFAR. To add one
 of a module such as `parquet`.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from jaxtyping import Int, UInt8
@@ -14,7 +16,7 @@ from torch import Tensor
 from edc_ray.config import ConfigError, Dataset, unknown
 from edc_ray.core.data import cifar, digits, folders, parquet, pixels
 from edc_ray.core.data.pixels import Pixels, denormalize, normalize
-from edc_ray.core.data.source import Item, Listing, Part, select
+from edc_ray.core.data.source import Item, Listing, Part, cut, select, without
 from edc_ray.core.data.splits import held_out, split
 from edc_ray.core.data.start import Start, start_fingerprint, start_listing
 
@@ -26,6 +28,8 @@ __all__ = [
 
 IN_MEMORY_BYTES = 2 << 30  # a dataset with more decoded bytes is kept in shards
 SHARD_BYTES = 128 << 20  # of the decoded images of one shard
+DECODERS = 4  # threads that look for corrupt images
+log = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
 
@@ -75,12 +79,28 @@ class Source:
 def listing(cfg: Dataset) -> Listing:
     """Classes and labels, and where the images are; those of `dataset.classes`, cut to `limit`.
 
-    Decodes no image.
+    Decodes no image, but with `skip_corrupt` all of them, once a process, to leave out those that cannot be.
 
     Raises:
         ConfigError: unknown name or class, nothing at `path`, the wrong layout, labels not 0..classes-1.
     """
-    return select(_source(cfg).listing(cfg), cfg)
+    found = select(_source(cfg).listing(cfg), cfg)
+    if cfg.skip_corrupt:
+        require(cfg)
+        found = without(found, *_corrupt(replace(cfg, limit=None), fingerprint(cfg)))
+    return cut(found, cfg.limit)
+
+
+@functools.lru_cache(maxsize=16)
+def _corrupt(cfg: Dataset, content: str) -> tuple[dict[str, list[int]], list[str]]:
+    """Positions of the images that cannot be decoded, in train and test, and where they are from."""
+    found = select(_source(cfg).listing(cfg), cfg)
+    wrong = {name: pixels.corrupt(getattr(found, name).items(), DECODERS) for name in ("train", "test")}
+    skipped = [where for rows in wrong.values() for _, where in rows]
+    if skipped:
+        shown = ", ".join(skipped[: pixels.SHOWN]) + (", ..." if len(skipped) > pixels.SHOWN else "")
+        log.warning("dataset.skip_corrupt: %d corrupt images are left out: %s", len(skipped), shown)
+    return {name: [index for index, _ in rows] for name, rows in wrong.items()}, skipped
 
 
 def fingerprint(cfg: Dataset) -> str:
@@ -172,13 +192,14 @@ def decoded(
     ImageNet's test images are resized to 256/224 of that first, as everyone does.
 
     Raises:
-        ConfigError: one is not a readable image; says where it is from.
+        ConfigError: some are not readable images; says how many, and where the first ones are from.
     """
     resize = _source(cfg).test_resize if part == "test" else 1.0
     try:
         return pixels.decode(items, count, cfg.size_px, resize, threads)
     except ValueError as error:
-        raise ConfigError("dataset.path", cfg.path, str(error)) from error
+        legal = f"{error}; dataset.skip_corrupt=true leaves out what is corrupt"
+        raise ConfigError("dataset.path", cfg.path, legal) from error
 
 
 def normalization(cfg: Dataset, sums: Int[Tensor, "3 3"]) -> tuple[Triple, Triple]:

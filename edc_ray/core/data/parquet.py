@@ -1,4 +1,7 @@
-"""parquet: a folder of Parquet files with encoded images. No file is ever in memory as a whole."""
+"""parquet: a folder of Parquet files with encoded images. No file is ever in memory as a whole.
+
+A test.parquet without rows says that there are no test images: then nothing can be read on test.
+"""
 
 import json
 from collections import deque
@@ -22,13 +25,10 @@ BATCH = 256  # images that are read together
 
 def listing(cfg: Dataset) -> Listing:
     train, test = _files(cfg)
-    for file in train + test:
-        _schema(file)
-    names = _names(train[0])
+    names = _same_names(train + test)
     labels = {file: _labels(file) for file in train + test}
-    for files in (train, test):
-        if not sum(len(labels[file]) for file in files):
-            raise bad(files[0], "has no rows")
+    if not sum(len(labels[file]) for file in train):
+        raise bad(train[0], "has no rows")
     of_train = torch.cat([labels[file] for file in train])
     classes = len(names) or int(of_train.max()) + 1
     for file, values in labels.items():
@@ -36,10 +36,11 @@ def listing(cfg: Dataset) -> Listing:
         if wrong:
             why = "as its metadata names the classes" if names else "as in train"
             raise bad(file, f"has the label {wrong[0]}; must be 0 to {classes - 1}, {why}")
-    seen = of_train.unique().tolist()
-    if len(seen) < classes:
-        gap = next(label for label, found in enumerate([*seen, None]) if label != found)
-        raise bad(train[0].parent, f"has no training image with the label {gap} of 0 to {classes - 1}")
+    for files, what in ((train, "training"), (test, "test")):
+        seen = torch.cat([labels[file] for file in files]).unique().tolist()
+        if len(seen) < classes and (seen or files is train):
+            gap = next(label for label, found in enumerate([*seen, None]) if label != found)
+            raise bad(train[0].parent, f"has no {what} image with the label {gap} of 0 to {classes - 1}")
     one, other = (_part({file: labels[file] for file in files}) for files in (train, test))
     return Listing(names or tuple(map(str, range(classes))), one, other, named=bool(names))
 
@@ -68,6 +69,21 @@ def _schema(file: Path) -> pa.Schema:
         found = ", ".join(f"{name} ({kind})" for name, kind in types.items())
         raise bad(file, f"has the columns {found}; needs image (binary: encoded) and label (integer)")
     return schema
+
+
+def _same_names(files: Sequence[Path]) -> tuple[str, ...]:
+    """The class names of the first training file; a file that names them too must have the same order."""
+    first, *others = [(file, _names(file)) for file in files]
+    for file, names in others:
+        if names and names != first[1]:
+            odd = next(
+                (i for i, (a, b) in enumerate(zip(names, first[1], strict=False)) if a != b), len(first[1])
+            )
+            mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (names, first[1]))
+            raise bad(
+                file, f"names other classes than {first[0].name}: from label {odd} on {mine}, not {its}"
+            )
+    return first[1]
 
 
 def _names(file: Path) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from edc_ray.core.data.source import Item
 
+T = TypeVar("T")
+SHOWN = 5  # corrupt images that an error names
 TOGETHER = 256  # encoded images that wait for the threads
 
 
@@ -84,34 +87,64 @@ def decode(
     """All `count` images as RGB squares of `size_px`; those of another size go through `square`.
 
     Raises:
-        ValueError: one is not a readable image; says where it is from.
+        ValueError: some are not readable images; says how many, and where the first ones are from.
     """
     images = torch.empty((count, 3, size_px, size_px), dtype=torch.uint8)
-    work, todo = partial(_decoded, size_px=size_px, resize=resize), iter(items)
-    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the interpreter's lock
-        run = map if threads == 1 else pool.map
-        index = 0
-        while waiting := list(islice(todo, TOGETHER)):
-            for image in run(work, waiting):
-                images[index] = image
-                index += 1
+    index, wrong = 0, list[str]()
+    for image in _each(partial(_decoded, size_px=size_px, resize=resize), items, threads):
+        if isinstance(image, str):
+            wrong.append(image)
+        else:
+            images[index] = image
+        index += 1
+    if wrong:
+        raise ValueError(_told(wrong, count))
     assert index == count, (index, count)
     return images
 
 
-def _decoded(item: Item, size_px: int, resize: float) -> UInt8[Tensor, "3 s s"]:
+def corrupt(items: Iterable[Item], threads: int = 1) -> list[tuple[int, str]]:
+    """(position, where it is from) of those that `decode` would refuse; keeps no image."""
+    found = enumerate(_each(_opened, items, threads))
+    return [(index, why.partition(" is not a ")[0]) for index, why in found if isinstance(why, str)]
+
+
+def _told(wrong: Sequence[str], count: int) -> str:
+    if len(wrong) == 1:
+        return wrong[0]
+    more = ", ".join(each.partition(" is not a ")[0] for each in wrong[1:SHOWN])
+    dots = ", ..." if len(wrong) > SHOWN else ""
+    return f"{wrong[0]}; so are {len(wrong)} of {count}: also {more}{dots}"
+
+
+def _each(work: Callable[[Item], T], items: Iterable[Item], threads: int) -> Iterator[T]:
+    todo = iter(items)
+    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the interpreter's lock
+        run = map if threads == 1 else pool.map
+        while waiting := list(islice(todo, TOGETHER)):
+            yield from run(work, waiting)
+
+
+def _decoded(item: Item, size_px: int, resize: float) -> UInt8[Tensor, "3 s s"] | str:
+    _, found = item
+    if isinstance(found, Tensor) and found.shape[1:] == (size_px, size_px):
+        return found
+    image = _opened(item)
+    if isinstance(image, str):
+        return image
+    return torch.from_numpy(np.array(square(image, size_px, resize))).permute(2, 0, 1)
+
+
+def _opened(item: Item) -> Image.Image | str:
+    """The image in RGB, or why there is none."""
     where, found = item
     if isinstance(found, Tensor):
-        if found.shape[1:] == (size_px, size_px):
-            return found
-        image = Image.fromarray(found.permute(1, 2, 0).numpy())
-    else:
-        try:
-            with Image.open(io.BytesIO(found)) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-            raise ValueError(f"{where} is not a readable image: {error}") from None
-    return torch.from_numpy(np.array(square(image, size_px, resize))).permute(2, 0, 1)
+        return Image.fromarray(found.permute(1, 2, 0).numpy())
+    try:
+        with Image.open(io.BytesIO(found)) as file:
+            return file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+        return f"{where} is not a readable image: {error}"
 
 
 def square(image: Image.Image, size_px: int, resize: float = 1.0) -> Image.Image:

@@ -3,7 +3,7 @@ about what it lacks."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,12 +34,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A dataset, unread. `named`: the classes have names that a user may choose by."""
+    """A dataset, unread. `named`: the classes have names that a user may choose by.
+
+    skipped: images that `dataset.skip_corrupt` left out.
+    """
 
     classes: tuple[str, ...]
     train: Part
     test: Part
     named: bool = True
+    skipped: tuple[str, ...] = ()
 
     def counts(self) -> tuple[int, ...]:
         """Training images of every class."""
@@ -74,7 +78,7 @@ def chosen(cfg: Dataset, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def select(found: Listing, cfg: Dataset) -> Listing:
-    """Only the classes of `dataset.classes`, in its order, and of the training images the first `limit`."""
+    """Only the classes of `dataset.classes`, in its order."""
     names = chosen(cfg, found.classes)
     if names != found.classes:
         if not found.named:
@@ -83,8 +87,32 @@ def select(found: Listing, cfg: Dataset) -> Listing:
         new = torch.full((len(found.classes),), -1)
         new[[found.classes.index(name) for name in names]] = torch.arange(len(names))
         found = Listing(names, _relabelled(found.train, new), _relabelled(found.test, new))
-    train = replace(found.train, labels=found.train.labels[: cfg.limit], rows=found.train.rows[: cfg.limit])
+    return found
+
+
+def cut(found: Listing, limit: int | None) -> Listing:
+    """Of the training images the first `limit`."""
+    train = replace(found.train, labels=found.train.labels[:limit], rows=found.train.rows[:limit])
     return replace(found, train=train)
+
+
+def without(found: Listing, lost: Mapping[str, Sequence[int]], skipped: Sequence[str]) -> Listing:
+    """Without these positions of "train" and "test".
+
+    Raises:
+        ConfigError: a class has no image left.
+    """
+    parts = dict[str, Part]()
+    for name, positions in lost.items():
+        part: Part = getattr(found, name)
+        keep = torch.ones(len(part.labels), dtype=torch.bool)
+        keep[list(positions)] = False
+        parts[name] = replace(part, labels=part.labels[keep], rows=part.rows[keep])
+        empty = set(part.labels.tolist()) - set(parts[name].labels.tolist())
+        if empty:
+            legal = f"leaves no {name} image of class {found.classes[min(empty)]}; corrupt is {skipped[0]}"
+            raise ConfigError("dataset.skip_corrupt", True, legal)
+    return replace(found, train=parts["train"], test=parts["test"], skipped=tuple(skipped))
 
 
 def _relabelled(part: Part, new: Int[Tensor, " k"]) -> Part:

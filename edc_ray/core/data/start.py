@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from edc_ray.config import ConfigError, NotThere
@@ -22,6 +23,17 @@ class Start:
 
     root: Path
     files: tuple[tuple[str, ...], ...]
+
+    def side(self) -> int:
+        """The shorter side of the first image, in px. Raises ConfigError as `read`."""
+        name = next(name for names in self.files for name in names)
+        try:
+            with Image.open(self.root / name) as image:
+                return min(image.size)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+            raise ConfigError(
+                "init.path", str(self.root), f"{name} is not a readable image: {error}"
+            ) from error
 
     def read(
         self, label: int, ids: Sequence[int], size_px: int, threads: int = 1

@@ -8,16 +8,21 @@ from torch import nn
 from edc_ray.config import LIBRARIES, ConfigError, unknown
 from edc_ray.core.models.layers import Layer, layers
 from edc_ray.core.models.library import Library, names, on_meta
+from edc_ray.core.models.plugins import is_reference, resolve
 from edc_ray.core.models.small import MODELS
 from edc_ray.core.random import fork_rng
 
 
 def check_name(path: str, name: str) -> None:
-    """Refuse, as the value of the config field `path`, a name that is no row and in neither library.
+    """Refuse, as the value of the config field `path`, a name that is no row, in neither library and no
+    function of the user's own.
 
     Raises:
         ConfigError: with near names.
     """
+    if is_reference(name):
+        resolve(path, name)
+        return
     library, slash, inner = name.partition("/")
     if slash and library in LIBRARIES:
         if inner not in names(library):
@@ -26,7 +31,7 @@ def check_name(path: str, name: str) -> None:
             raise ConfigError(path, name, near.replace("did you mean ", f"did you mean {library}/"))
     elif name not in MODELS:
         error = unknown(path, name, MODELS)
-        raise ConfigError(path, name, f"{error.legal}; or torchvision/NAME, timm/NAME")
+        raise ConfigError(path, name, f"{error.legal}; or torchvision/NAME, timm/NAME, module:function")
 
 
 def _make(name: str, classes: int, size_px: int) -> nn.Module:
@@ -77,10 +82,16 @@ def check(path: str, name: str, classes: int, size_px: int, matched: bool) -> No
     check_name(path, name)
     try:
         shape, found = probe(name, classes, size_px)
-    except ConfigError:
-        raise
-    except (RuntimeError, ValueError, AssertionError) as error:  # in the words of its library
-        legal = f"does not take images of dataset.size_px = {size_px}: {error or type(error).__name__}"
+    except ConfigError as error:  # of the images' size, or of the network
+        raise ConfigError(path, error.value, error.legal) if error.path == "model" else error from None
+    except Exception as error:  # in the words of its library
+        if is_reference(name):  # what a function of the user's own raises is in no list
+            why = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
+            legal = f"fails with {classes} classes and images of dataset.size_px = {size_px} ({why})"
+        elif isinstance(error, RuntimeError | ValueError | AssertionError):
+            legal = f"does not take images of dataset.size_px = {size_px}: {error or type(error).__name__}"
+        else:
+            raise
         raise ConfigError(path, name, legal) from error
     if shape != (2, classes):
         legal = f"gives {shape} for 2 images of {classes} classes; must give (2, {classes})"

@@ -1,4 +1,6 @@
-"""Networks of torchvision and timm, which are imported only where one is named. The paper's at 224 px:
+"""Networks of torchvision and timm, and of the user's own, imported only where one is named.
+
+The paper's at 224 px:
 
 ResNet-18/50/101  torchvision/resnet18 ...    EfficientNet-B0  torchvision/efficientnet_b0
 MobileNet-V2      torchvision/mobilenet_v2    ShuffleNet-V2    torchvision/shufflenet_v2_x0_5
@@ -14,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edc_ray.config import ConfigError
 from edc_ray.core.models.layers import capture
+from edc_ray.core.models.plugins import is_reference, resolve
 from edc_ray.core.random import fork_rng
 
 # Arguments of torchvision's builders that only some of them have.
@@ -65,14 +69,22 @@ def names(library: str) -> frozenset[str]:
     return frozenset(timm.list_models()) | frozenset(timm.list_models(include_tags=True))
 
 
+def _own(name: str, classes: int, size_px: int) -> nn.Module:
+    net = resolve("model", name)(classes, size_px)
+    if not isinstance(net, nn.Module):
+        raise ConfigError("model", name, f"must give a torch.nn.Module; gave {type(net).__name__}")
+    return net
+
+
 class Library(nn.Module):
-    """A network of a library, from "torchvision/NAME" or "timm/NAME", with `classes` outputs."""
+    """A network of a library, "torchvision/NAME" or "timm/NAME", or of the function "module:function"."""
 
     def __init__(self, name: str, classes: int, size_px: int) -> None:
         super().__init__()
         self.origin = (name, classes, size_px)
         library, _, inner = name.partition("/")
-        self.net = _BUILDERS[library](inner, classes, size_px)
+        own = is_reference(name)
+        self.net = _own(*self.origin) if own else _BUILDERS[library](inner, classes, size_px)
 
     def forward(self, x: Float[Tensor, "n c s s"]) -> Tensor:
         return self.net(x)

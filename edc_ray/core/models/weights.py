@@ -239,7 +239,7 @@ def _not_there(weights: str, url: str, folder: str, how: str, error: Exception) 
 
 
 def _stem(name: str) -> str:
-    return name.replace("/", "-")
+    return name.replace("/", "-").replace(":", "-")
 
 
 def _file(folder: str, name: str) -> Path:
