@@ -65,12 +65,8 @@ def test_no_new_options(command: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_new_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys)
-    assert re.findall(r"^    ([\w-]+)  ", text, re.M) == [
-        *(name for name in OPTIONS if " " not in name),
-        "presets",
-        "explain",
-        "schema",
-    ]
+    listed = re.findall(r"^    ([\w-]+)  ", text, re.M)
+    assert set(listed) == {name for name in OPTIONS if " " not in name} | {"presets", "explain", "schema"}
     assert "condense" in text and "What there is to do" in text
     with pytest.raises(SystemExit) as ended:
         sweep.main(["--help"])
