@@ -42,6 +42,7 @@ OPTIONS = {
     "doctor": {"--help", "--set"},
     "status": {"--help", "--address"},
     "store": {"--help"},
+    "evaluate": {"--help", "--protocol", "--students", "--dataset", "--set", "--final", "--ray"},
     "store gc": {"--help", "--keep", "--yes"},
 }
 
