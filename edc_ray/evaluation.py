@@ -1,11 +1,11 @@
 """One condensed set under several protocols and students, with random real images beside it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edc_ray import config, pipeline
+from edc_ray import config, ddranking, pipeline
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError, Experiment
 from edc_ray.core import models
@@ -171,6 +171,7 @@ def table(told: dict[str, Any]) -> list[str]:
     lines += [f"labels under {name}: {who}" for name, who in _labels(told).items()]
     lines += _claim(told)
     lines += [f"note: {note}" for note in told["notes"]]
+    lines += score_lines(told)
     return [*lines, f"reads of a test split on record in this store: {told['test_reads']}"]
 
 
@@ -209,7 +210,69 @@ def write(told: dict[str, Any], store: Store) -> str:
     return store.path(name)
 
 
+# --- the scores of DD-Ranking -------------------------------------------------------------------------------
+
+
 def without_views(experiment: Experiment) -> Experiment:
     """The same recipe without augmentation: whole images, no flips, nothing mixed."""
     plain = replace(experiment.relabel, randaugment_ops=0, crop_min=1.0, flip=False, mix="none")
     return replace(experiment, relabel=plain)
+
+
+def with_hard_labels(experiment: Experiment) -> Experiment:
+    """The same recipe on the classes of the images, without augmentation."""
+    hard = replace(experiment.evaluate, loss="hard", ce_weight=0.0)
+    return without_views(replace(experiment, evaluate=hard))
+
+
+def score_arms(cell: Cell) -> dict[str, tuple[Experiment, ...]]:
+    """What the scores need beside the cell itself; `ddranking` says what each is.
+
+    Raises:
+        ConfigError: nothing says how the student is trained on all real images.
+    """
+    if (whole := pipeline.whole(cell.condensed)) is None:
+        legal = "has no recipe for all real images, which the scores need: choose one of squeeze.observers"
+        raise ConfigError("--students", cell.student, legal)
+    plain = tuple(without_views(each) for each in cell.random_real)
+    return {
+        "full_hard": (whole,), "hard": (with_hard_labels(cell.condensed),),
+        "plain": (without_views(cell.condensed),), "random_plain": plain,
+    }  # fmt: skip
+
+
+def scored(row: Mapping[str, Any], cell: Cell, store: Store) -> dict[str, Any]:
+    """The eight accuracies, one a seed (one network saw all the images), and the two scores of each seed."""
+    arms = score_arms(cell)
+    full = pipeline.facts(pipeline.tasks(arms.pop("full_hard")[0], "squeeze")[-1], store)["accuracy"]
+    found = {"soft": row["condensed"], "random_soft": row["random_real"]}
+    found["full_hard"] = [full[cell.student]] * len(row["seeds"])
+    for name, experiments in arms.items():
+        tasks = [task for each in experiments for task in pipeline.tasks(each) if task.stage == "evaluate"]
+        found[name] = [pipeline.facts(task, store)["accuracy"] for task in tasks]
+    label = [
+        ddranking.label_robust(*each)
+        for each in zip(*(found[name] for name in ddranking.LABEL_ARMS), strict=True)
+    ]
+    augmented = [
+        ddranking.augmentation_robust(*each)
+        for each in zip(*(found[name] for name in ddranking.AUGMENTATION_ARMS), strict=True)
+    ]
+    return {
+        "accuracies": found, "hlr": [one.hlr for one in label], "ior": [one.ior for one in label],
+        "lrs": [one.lrs for one in label], "ars": augmented,
+    }  # fmt: skip
+
+
+def score_lines(told: dict[str, Any]) -> list[str]:
+    """Of rows with scores: each of them in per cent, over the seeds."""
+    from edc_ray.claim import interval
+
+    lines = []
+    for row in told["rows"]:
+        if "scores" in row:
+            said = ", ".join(
+                f"{n.upper()} {interval(row['scores'][n])}" for n in ("hlr", "ior", "lrs", "ars")
+            )
+            lines.append(f"DD-Ranking, {row['protocol']}, {row['student']}, {told['split']}: {said}")
+    return lines

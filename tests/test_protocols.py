@@ -2,8 +2,8 @@
 
 import pytest
 
-from edc_ray import presets
-from edc_ray.config import ConfigError, Experiment, override
+from edc_ray import presets, specs
+from edc_ray.config import ConfigError, Experiment, Sweep, override
 from edc_ray.presets import PRESETS, protocols
 from edc_ray.presets.protocols import PROTOCOLS, apply, name_of
 
@@ -77,6 +77,16 @@ def test_unknown_names_are_refused() -> None:
             protocols.named(wrong)
     with pytest.raises(ConfigError, match="protocol = 'own'"):
         apply("own", Experiment())
-    assert protocols.from_yaml(Experiment(), None) == Experiment()
     with pytest.raises(ConfigError, match="must be one of edc"):
-        protocols.from_yaml(Experiment(), 3)
+        specs.with_changes(Sweep(), ["protocol=3"])
+
+
+def test_a_file_names_a_protocol_and_its_own_fields_win() -> None:
+    fields = {"protocol": "rd3", "init": {"ipc": 10}, "evaluate": {"epochs": 7}}
+    _, found = specs.with_changes(Sweep(preset="digits/ipc2", experiment=fields), [])
+    plain = apply("rd3", override(presets.experiment("digits/ipc2"), {"init.ipc": 10}))
+    assert found == override(plain, {"evaluate.epochs": 7})
+    _, line = specs.with_changes(Sweep(preset="digits/ipc2", experiment=fields), ["protocol=hard"])
+    assert line.evaluate.loss == "hard" and line.evaluate.epochs == 7
+    _, none = specs.with_changes(Sweep(preset="digits/ipc2", experiment=fields), ["protocol=null"])
+    assert none.evaluate.loss == presets.experiment("digits/ipc2").evaluate.loss

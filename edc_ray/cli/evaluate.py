@@ -23,6 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--students", default="", help="networks, with commas; default: the set's own")
     parser.add_argument("--final", action="store_true", help="read test instead of val, which is logged")
+    parser.add_argument(
+        "--scores", action="store_true", help="and DD-Ranking's label- and augmentation-robust scores"
+    )
     parser.add_argument("--ray", action="store_true", help="on Ray actors instead of in this process")
 
 
@@ -68,8 +71,14 @@ def run(args: argparse.Namespace) -> None:
                 if item is not None:  # most stages are there already
                     teller(task, unit, item)
 
-            for _, experiment in cell.experiments():
-                pipeline.ensure(experiment, store, found.runtime, made_by, tell)
+            wanted = [(experiment, "evaluate") for _, experiment in cell.experiments()]
+            for name, experiments in (evaluation.score_arms(cell) if args.scores else {}).items():
+                upto = "squeeze" if name == "full_hard" else "evaluate"
+                wanted += [(experiment, upto) for experiment in experiments]
+            for experiment, upto in wanted:
+                pipeline.ensure(experiment, store, found.runtime, made_by, tell, upto)
     told = evaluation.facts(found, cells, store)
+    for row, cell in zip(told["rows"], cells, strict=True) if args.scores else ():
+        row["scores"] = evaluation.scored(row, cell, store)
     print("\n".join(["", *evaluation.table(told)]))
     print(f"written to {evaluation.write(told, store)}")

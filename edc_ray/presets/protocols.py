@@ -126,10 +126,8 @@ def _judged(experiment: Experiment) -> tuple[Relabel, Evaluate]:
     return experiment.relabel, replace(experiment.evaluate, report_epochs=None)
 
 
-def from_yaml(base: Experiment, name: Any) -> Experiment:
-    """`protocol: NAME` of a file or `--set`; null = what the preset says. Raises ConfigError."""
-    if name is None:
-        return base
+def from_yaml(base: Experiment, name: object) -> Experiment:
+    """`protocol: NAME` of a file, or of `--set`. Raises ConfigError for what is no row."""
     if not isinstance(name, str):
-        raise ConfigError("protocol", name, f"must be one of {', '.join(PROTOCOLS)}")
+        raise ConfigError("protocol", name, f"must be one of {', '.join(PROTOCOLS)}, or null")
     return apply(name, base)
