@@ -106,7 +106,7 @@ def images(levels: Tensor, normalization: str) -> Tensor:
 
 
 def weights(network: str, state: Mapping[str, Tensor], normalization: str) -> dict[str, Tensor]:
-    """A teacher's weights under the names of its twin there, for `load_state_dict`.
+    """A teacher's weights, in the order of its modules, under the names of its twin there.
 
     The twins have the same tensors in the same order; the networks for small images only name them otherwise.
     The first convolution takes up the other scale of the pixels, so the logits are the same.

@@ -14,7 +14,7 @@ from torch import Tensor
 from edc_ray import config, ddranking, evaluation, pipeline
 from edc_ray.artifacts import Store, pack_pt, pack_table, save_file
 from edc_ray.config import ConfigError, Experiment
-from edc_ray.core import storage
+from edc_ray.core import models, storage
 from edc_ray.given import CARD, Given, pngs, seen, to_json
 from edc_ray.presets import protocols
 
@@ -103,7 +103,8 @@ def dd_ranking(found: Set, store: Store) -> Files:
     artifact = store.artifact("squeeze", pipeline.tasks(exp, "squeeze")[-1].key)
     for network in protocols.labellers(exp):
         state = artifact.read(pipeline.unit_of(network))[0]
-        model = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        names = models.skeleton(network, len(found.classes), exp.dataset.size_px).state_dict()
+        model = {name: state[f"model.{name}"] for name in names}  # a file has them in another order
         content = pack_pt(ddranking.weights(network, model, pixels))
         teachers.append(ddranking.MODELS[network])
         yield f"teachers/{ddranking.NAMES.get(name, name)}/{teachers[-1]}/ckpt_best.pt", content
