@@ -202,6 +202,16 @@ def _claim(told: dict[str, Any]) -> list[str]:
     return lines
 
 
+def how(experiment: Experiment, store: Store) -> list[str]:
+    """What an accuracy of `condense` must be read with: protocol, seeds, and the reads of test on record."""
+    seeds = ", ".join(map(str, experiment.evaluate.seeds))
+    lines = [f"protocol: {protocols.name_of(experiment)}; students of seeds {seeds}"]
+    if experiment.split.val == 0:
+        reads = len(store.read_lines("test_reads.jsonl"))
+        lines.append(f"test was read, as split.val is 0; reads of a test split on record here: {reads}")
+    return lines
+
+
 def write(told: dict[str, Any], store: Store) -> str:
     """evaluations/DIGEST.json in the store, named by what was compared; returns where it is."""
     rows = [[row["protocol"], row["student"], row["seeds"]] for row in told["rows"]]

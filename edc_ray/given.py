@@ -140,6 +140,10 @@ def _artifact(folder: Path, own: Sequence[str], over: Mapping[str, Any], final: 
     if pipeline.tasks(base, "recover")[-1].key != key:
         legal = "is not what --set makes: give only dataset.path, and fields of relabel, evaluate and runtime"
         raise ConfigError("SET", str(folder), legal)
+    if "squeeze" not in pipeline.needed(base, "recover"):
+        made = replace(
+            made, notes=("who labels its students is not on record: the observers of the defaults",)
+        )
     if not final or base.split.val == 0:
         return replace(made, experiment=pipeline.refitted(base)) if final else made
     tensors, _ = store.artifact("recover", key).read("all")
@@ -188,6 +192,8 @@ def _imported(
         )
     else:
         about, place, shape = base.dataset, str(Path(target).resolve()), data.folder_shape(target)
+        order = data.class_order(target, data.listing(about).classes)
+        notes += (order,) if order else ()
     if shape[2] != about.size_px:
         raise ConfigError("SET", target, f"has images of {shape[2]} px; dataset.size_px is {about.size_px}")
     base = config.override(base, {"init.ipc": shape[1]})

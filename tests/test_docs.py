@@ -64,6 +64,8 @@ def test_the_readme_shows_the_commands() -> None:
         "doctor",
         "presets",
         "store",
+        "evaluate",
+        "export",
     }
 
 
@@ -84,7 +86,7 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert args.markdown or presets.find(args.pattern)
         return
     if (
-        args.command in ("report", "status", "store")
+        args.command in ("report", "status", "store", "evaluate", "export")
         or args.target is None
         or args.target.startswith("store/")
     ):

@@ -13,9 +13,9 @@ import torch
 import yaml
 from PIL import Image
 
-from edc_ray import cli, evaluation, export, given, pipeline
+from edc_ray import cli, evaluation, export, given, pipeline, space
 from edc_ray.artifacts import Store
-from edc_ray.config import ConfigError, Experiment, Runtime, dump, override
+from edc_ray.config import ConfigError, Experiment, Knob, Runtime, Sweep, dump, override
 from edc_ray.core import data
 from edc_ray.pipeline import Worker, stages
 from edc_ray.pipeline.graph import JUDGED
@@ -101,6 +101,27 @@ def test_the_table_says_what_the_store_has(place: Path) -> None:
     draws = [each.init.seed for each in cell.random_real]
     assert len(set(draws)) == 2 and min(draws) >= 500_000, "fresh draws, one a seed"
     assert found.recover.key == pipeline.tasks(cell.condensed, "recover")[-1].key
+
+
+def test_the_winner_of_a_sweep_is_a_set(place: Path) -> None:
+    """The best trial on val; with --final it is made again on all training images."""
+    search = {"evaluate.lr": Knob(choices=(0.01, 0.02))}
+    store = Store(str(place / "store"))
+    sweep = Sweep(name="two", search=search, runtime=Runtime(store=store.root, device="cpu"))
+    study = space.open_study(Path(store.folder("sweeps/two")))
+    for value, accuracy in ((0.01, 0.3), (0.02, 0.4)):
+        study.enqueue_trial({"evaluate.lr": value})
+        trial = study.ask()
+        space.Space(search)(trial)
+        trial.report(accuracy, 1000)
+        study.tell(trial, accuracy)
+    facts = {"sweep": dump(sweep), "base": dump(quick()), "store": store.path()}
+    store.put("sweeps/two/sweep.json", json.dumps(facts).encode())
+    found = given.open_set(str(place / "store" / "sweeps" / "two"), None, ["evaluate.epochs=3"])
+    assert found.experiment == override(quick(), {"evaluate.lr": 0.02}) and found.name.endswith("(trial 1)")
+    assert dict(found.over) == {"evaluate.epochs": 3} and found.runtime.store == store.root
+    final = given.open_set(str(place / "store" / "sweeps" / "two"), None, [], final=True)
+    assert final.experiment.split.val == 0 and "condensed again on fit + val" in final.notes[0]
 
 
 def test_who_knew_the_student() -> None:
@@ -310,6 +331,7 @@ def test_somebody_elses_folder_is_judged_and_nobody_claims(
     argv = ["evaluate", "theirs", "--dataset", "digits", "--students", "vgg5_w16", "--protocol", "rded"]
     out = run(capsys, *argv, *sets(*small, *FEW))
     assert "made with unknown networks" in out and "in labels, synthesis unknown" in out
+    assert "note: class folders by their order: new000 = 0, new001 = 1, new002 = 2, ..." in out
     assert "no claim, as no student is known to be unseen" in out and "only --final is a fair number" in out
     task = pipeline.tasks(given.open_set("theirs", "digits", small).experiment, "recover")[-1]
     images = Store("store").artifact("recover", task.key).read("all")[0]["images"]
@@ -406,6 +428,20 @@ def test_an_imported_file_is_kept_by_its_content(
         found.experiment, Store(store), HOW, pipeline.in_process(Store(store), HOW), upto="recover"
     )[-1]
     assert torch.equal(Store(store).artifact("recover", task.key).read("all")[0]["images"], images)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_ray_actors_the_numbers_are_the_same(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for way in ([], ["--ray"]):
+        store = f"runtime.store={tmp_path / f'store{len(way)}'}"
+        argv = ["evaluate", str(place / "set.yaml"), "--protocol", "rd3,hard", *way]
+        out = run(capsys, *argv, *sets(*FEW, store, "runtime.cpus_per_worker=0.5"))
+        told.append(json.loads(Path(out.splitlines()[-1].removeprefix("written to ")).read_text())["rows"])
+    assert told[0] == told[1]
 
 
 def test_a_folder_that_is_there_is_not_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

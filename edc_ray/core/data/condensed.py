@@ -60,6 +60,15 @@ def folder_shape(path: str) -> tuple[int, int, int]:
     return len(names), counts.pop(), sides.pop()[0]
 
 
+def class_order(path: str, classes: Sequence[str]) -> str | None:
+    """A note where the folders are not named by the classes, and so are taken in their order (see start)."""
+    found = start.class_folders(Path(path))
+    if set(classes) <= set(found):
+        return None
+    pairs = [f"{folder} = {name}" for folder, name in zip(found, classes, strict=False)]
+    return f"class folders by their order: {', '.join(pairs[:3])}{', ...' * (len(pairs) > 3)}"
+
+
 def read_tensors(path: str, pixels: Channels | None) -> Condensed:
     """Somebody's tensors as levels; nothing but tensors is unpickled.
 
