@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime = {"store": str(folder / "store"), "device": "cpu"}
     text = yaml.safe_dump({"name": "s", "experiment": dump(quick()), "runtime": runtime})
     (folder / "set.yaml").write_text(text)
-    how = Runtime(**runtime)
+    how = Runtime(store=runtime["store"], device="cpu")
     store = Store(how.store)
     pipeline.ensure(quick(), store, how, pipeline.in_process(store, how), upto="recover")
     return folder

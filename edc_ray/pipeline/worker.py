@@ -92,7 +92,7 @@ class Inputs:
         (train, labels, classes), split = self._part(task, "train"), task.experiment.split
         fit, _ = data.split(labels, split.val, split.seed)
         return Real(
-            fit=train.subset(fit), fit_labels=labels[fit].to(self.device), mean=train.mean, std=train.std,
+            fit=train.subset(fit), fit_labels=labels[fit].to(self.device), mean=(*train.mean,), std=(*train.std,),
             classes=classes, size=task.experiment.dataset.size_px,
         )  # fmt: skip
 

@@ -7,10 +7,10 @@ of a publication are the values of its presets.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from edc_ray.config import ConfigError, Evaluate, Experiment, Relabel, override, unknown
+from edc_ray.config import ConfigError, Evaluate, Experiment, Relabel, dump, override, unknown
 from edc_ray.presets.baselines import BASELINES
 from edc_ray.presets.edc import EDC
 
@@ -71,14 +71,10 @@ def apply(name: str, experiment: Experiment) -> Experiment:
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     protocol, observers = PROTOCOLS[name], experiment.squeeze.observers
-    fresh = {"relabel": Relabel(), "evaluate": Evaluate()}
-    defaults = {
-        f"{section}.{f.name}": getattr(value, f.name)
-        for section, value in fresh.items()
-        for f in fields(value)
-    }
+    fresh = dump(Experiment())
+    defaults = {f"{part}.{f}": fresh[part][f] for part in ("relabel", "evaluate") for f in fresh[part]}
     recipe = {k: v for k, v in _model(protocol.family, experiment).items() if k in defaults}
-    changes = {k: v for k, v in (defaults | recipe | protocol.changes).items() if k not in KEPT}
+    changes = {k: v for k, v in (defaults | recipe | dict(protocol.changes)).items() if k not in KEPT}
     changes["relabel.observers"] = experiment.relabel.observers
     changes["evaluate.report_epochs"] = None
     if protocol.labels == "one":
