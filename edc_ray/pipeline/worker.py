@@ -92,8 +92,9 @@ class Inputs:
         (train, labels, classes), split = self._part(task, "train"), task.experiment.split
         fit, _ = data.split(labels, split.val, split.seed)
         return Real(
-            fit=train.subset(fit), fit_labels=labels[fit].to(self.device), mean=(*train.mean,), std=(*train.std,),
-            classes=classes, size=task.experiment.dataset.size_px,
+            fit=train.subset(fit), fit_labels=labels[fit].to(self.device),
+            mean=tuple(train.mean), std=tuple(train.std), classes=classes,
+            size=task.experiment.dataset.size_px,
         )  # fmt: skip
 
     def judge(self, task: Task) -> Judge:
