@@ -13,6 +13,12 @@ from edc_ray.config import ConfigError, Experiment, Runtime, Sweep
 from edc_ray.core import data, init, storage
 
 CARD = "card.json"
+INSIDE = {
+    "image_folder": "",
+    "parquet": "images.parquet",
+    "pt": "images.pt",
+    "ddranking": "images",
+}  # the images
 VAL = 0.1  # held out for a set that is read in, where nothing else is said
 JUDGING = ("relabel", "evaluate")  # sections of --set that go over the protocol's
 
@@ -181,9 +187,10 @@ def _imported(
         base = config.override(base, {"split.val": 0.0 if final else held})
     base, runtime = changed(base, runtime, own)
     notes: tuple[str, ...] = ()
-    if Path(target).is_file():
+    source = str(Path(target, INSIDE[card["format"]])) if card else target
+    if Path(source).is_file():
         about, norm = base.dataset, base.dataset.normalization
-        found = data.read_tensors(target, data.CONSTANTS.get(norm))
+        found = data.read_tensors(source, data.CONSTANTS.get(norm))
         place, notes = _kept(Store(runtime.store), found), found.notes
         shape = (
             len(found.labels.unique()),
@@ -191,8 +198,8 @@ def _imported(
             found.images.shape[-1],
         )
     else:
-        about, place, shape = base.dataset, str(Path(target).resolve()), data.folder_shape(target)
-        order = data.class_order(target, data.listing(about).classes)
+        about, place, shape = base.dataset, str(Path(source).resolve()), data.folder_shape(source)
+        order = data.class_order(source, data.listing(about).classes)
         notes += (order,) if order else ()
     if shape[2] != about.size_px:
         raise ConfigError("SET", target, f"has images of {shape[2]} px; dataset.size_px is {about.size_px}")
@@ -225,7 +232,11 @@ def _base(dataset: str | None) -> Experiment:
 def _card(folder: Path) -> dict[str, Any] | None:
     """Of a set that was exported from here."""
     found = config.read_yaml(folder / CARD) if (folder / CARD).is_file() else None
-    if found is not None and not (isinstance(found, dict) and {"experiment", "synthesis"} <= set(found)):
+    if found is not None and not (
+        isinstance(found, dict)
+        and found.get("format") in INSIDE
+        and {"experiment", "synthesis"} <= set(found)
+    ):
         raise ConfigError("SET", str(folder / CARD), "is not a card that `edc-ray export` wrote")
     return found
 

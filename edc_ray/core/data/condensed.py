@@ -1,11 +1,13 @@
-"""Condensed sets that somebody else made: a folder CLASS/FILE, or tensors in a .pt or .npz file."""
+"""Condensed sets that somebody else made: a folder CLASS/FILE, or a .pt, .npz or .parquet file."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
@@ -14,13 +16,13 @@ from torch import Tensor
 from edc_ray.config import ConfigError
 from edc_ray.core.data import start
 from edc_ray.core.data.folders import images_in
-from edc_ray.core.data.pixels import denormalize
+from edc_ray.core.data.pixels import decode, denormalize
 
 IMAGES, LABELS = ("images", "image", "data", "x"), ("labels", "label", "targets", "y")
 EXPECTED = (
     "images (n, 3, s, s) or (n, s, s, 3) and labels (n) or (n, classes): a .npz with the arrays images "
     "and labels; a .pt with such a dictionary, a pair, or images alone beside a file of the same name with"
-    " labels for images"
+    " labels for images; a .parquet with the columns image (an encoded file) and label"
 )
 SLACK = 0.01  # floats a little outside of [0, 1] are rounding, not normalised pixels
 
@@ -100,6 +102,8 @@ def read_tensors(path: str, pixels: Channels | None) -> Condensed:
 
 def _loaded(path: Path) -> tuple[Any, Any]:
     try:
+        if path.suffix == ".parquet":
+            return _rows(path)
         if path.suffix == ".npz":
             with np.load(path) as file:  # refuses pickles
                 return _pair(path, dict(file))
@@ -108,6 +112,16 @@ def _loaded(path: Path) -> tuple[Any, Any]:
         raise
     except Exception as error:  # whatever the two libraries say of a file that is not theirs
         raise _bad(str(path), f"cannot be read: {str(error).splitlines()[0][:200]}") from None
+
+
+def _rows(path: Path) -> tuple[Tensor, Tensor]:
+    """Of a table with the columns `image` (an encoded file) and `label`; all of the first one's size."""
+    table = pq.read_table(path, columns=["image", "label"])
+    files = table["image"].to_pylist()
+    with Image.open(io.BytesIO(files[0])) as first:
+        size = min(first.size)
+    items = ((f"row {i}", file) for i, file in enumerate(files))
+    return decode(items, len(files), size), torch.tensor(table["label"].to_pylist())
 
 
 def _pair(path: Path, found: Any) -> tuple[Any, Any]:
