@@ -27,6 +27,6 @@ from edc_ray.artifacts.store import SCHEMA, Artifact, Store
 __all__ = [
     "SCHEMA", "Artifact", "Attempt", "Damaged", "Holding", "Meta", "Missing", "Receipt", "Store",
     "StoreError", "Tensors", "UnitFile", "add_attempt", "attempts", "every_artifact", "free_bytes",
-    "holding", "log_path", "logged", "move_folder", "pack_table", "remove", "try_writing",
-    "holding", "log_path", "logged", "pack_pt", "pack_table", "remove", "save_file", "try_writing",
+    "holding", "log_path", "logged", "move_folder", "pack_pt", "pack_table", "remove", "save_file",
+    "try_writing",
 ]  # fmt: skip

@@ -3,14 +3,28 @@
 import argparse
 from collections.abc import Sequence
 
-from edc_ray.cli import condense, doctor, evaluate, export, plan, presets, report, status, store, sweep
+from edc_ray.cli import (
+    condense,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    extend,
+    plan,
+    presets,
+    report,
+    schema,
+    status,
+    store,
+    sweep,
+)  # fmt: skip
 from edc_ray.cli.target import load
 from edc_ray.sweep import guarded
 
 __all__ = ["load", "main"]
 
 COMMANDS = (
-    condense, plan, sweep, extend, report, doctor, status, store, evaluate, evaluate, export, presets, explain, schema,
+    condense, plan, sweep, extend, report, doctor, status, store, evaluate, export, presets, explain, schema,
 )  # fmt: skip
 
 
