@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edc_ray import config, presets
 from edc_ray.artifacts import Store
 from edc_ray.config import LIBRARIES, ConfigError, Experiment, Ladder, Sweep
+from edc_ray.presets import protocols
 
 if TYPE_CHECKING:
     from edc_ray.journal import Folder
@@ -84,14 +85,20 @@ def with_changes(spec: S, changes: Sequence[str]) -> tuple[S, Experiment]:
     own = {path for path in pairs if path == short[path] and path.split(".")[0] in config.dump(spec)}
     with _inner_in_search():
         spec = config.override(spec, {path: pairs[path] for path in own})
-    base = presets.experiment(spec.preset)
-    with under("experiment"):
-        base = config.override(base, dict(flatten(spec.experiment)))
-    try:
-        base = config.override(base, {short[path]: pairs[path] for path in pairs if path not in own})
-    except ConfigError as error:
-        raise error.under("experiment" if f"experiment.{error.path}" in pairs else "") from None
-    return spec, base
+    of_file, of_line = dict(flatten(spec.experiment)), {short[p]: pairs[p] for p in pairs if p not in own}
+    protocol = of_file.pop("protocol", None)
+    protocol = of_line.pop("protocol", protocol)  # of relabel and evaluate, under the fields that are given
+
+    def changed(base: Experiment) -> Experiment:
+        with under("experiment"):
+            base = config.override(base, of_file)
+        try:
+            return config.override(base, of_line)
+        except ConfigError as error:
+            raise error.under("experiment" if f"experiment.{error.path}" in pairs else "") from None
+
+    base = changed(presets.experiment(spec.preset))
+    return spec, base if protocol is None else changed(protocols.from_yaml(base, protocol))
 
 
 def pair(change: str) -> tuple[str, Any]:

@@ -338,8 +338,23 @@ MUTANTS: list[Mutant] = [
     # --- the stages and their names ---
     Mutant(
         "test is read where val was asked for", PIPELINE + "worker.py",
-        '"val" if split.val > 0 else "test"', '"test"',
+        "if split.val == 0:", "if split.val >= 0:",
         "tests/test_pipeline.py::test_accuracies_say_on_which_split_they_were_read",
+    ),
+    Mutant(
+        "any stage may open val and test", PIPELINE + "worker.py",
+        "if task.stage not in graph.JUDGED:", "if task.stage in ():",
+        "tests/test_evaluate.py::test_stages_that_make_images_cannot_open_val_or_test",
+    ),
+    Mutant(
+        "a student that took part counts as unseen", "edc_ray/evaluation.py",
+        ' and row["seen"] == "unseen"', "",
+        "tests/test_evaluate.py::test_one_command_gives_every_protocol_and_student",
+    ),
+    Mutant(
+        "a large hard-label recovery is good", "edc_ray/ddranking.py",
+        "weight * ior - (1 - weight) * hlr", "weight * ior + (1 - weight) * hlr",
+        "tests/test_ddranking.py::test_the_label_robust_score_by_hand",
     ),
     Mutant(
         "a maximum over looks at test is the accuracy", PIPELINE + "judge.py",

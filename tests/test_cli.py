@@ -42,6 +42,8 @@ OPTIONS = {
     "doctor": {"--help", "--set"},
     "status": {"--help", "--address"},
     "store": {"--help"},
+    "evaluate": {"--help", "--protocol", "--students", "--dataset", "--set", "--final", "--scores", "--ray"},
+    "export": {"--help", "--format", "--out", "--dataset", "--set"},
     "store gc": {"--help", "--keep", "--yes"},
     "teachers": {"--help"},
     "teachers export": {"--help", "--set"},

@@ -25,7 +25,7 @@ from edc_ray.core.init import (
 
 CLASSES, IPC = 4, 3
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-RANDOM = sorted(set(INITS) - {"difficulty"})
+RANDOM = sorted(set(INITS) - {"difficulty", "given"})
 
 
 def data(size: int = 4) -> tuple[Tensor, Tensor]:

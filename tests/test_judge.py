@@ -117,7 +117,7 @@ def test_the_best_on_val_counts_where_it_is_asked_for(judge: Judge, store: Store
     logits, best = judge(**UNSTEADY, evaluate__select="best_val")
     assert best["accuracy"] == max(raw)
     assert [value for _, value in best["reports"]] == [max(raw[: i + 1]) for i in range(8)]
-    labels = Worker(store, INLINE)._inputs.real(tasks(quick())[-1]).judge_labels
+    labels = Worker(store, INLINE)._inputs.judge(tasks(quick())[-1]).labels
     assert top1(logits, labels) == max(raw) and top1(last_logits, labels) == raw[-1]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import io
 import json
 import os
 import uuid
@@ -170,6 +171,20 @@ def append_local(path: str, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def pack_pt(content: object) -> bytes:
+    """Tensors, numbers, text, and lists and dictionaries of them, for `torch.load(weights_only=True)`. Only
+    for people: nothing here reads it again between stages.
+    """
+    sink = io.BytesIO()
+    torch.save(content, sink)
+    return sink.getvalue()
+
+
+def save_file(path: str, data: bytes) -> None:
+    """A file for people, anywhere on this machine: atomic, with the folders that it needs."""
+    write_local(os.path.abspath(os.path.expanduser(path)), data, first=False)
 
 
 def pack_table(table: pa.Table, meta: Meta) -> bytes:

@@ -7,7 +7,9 @@ from edc_ray.cli import (
     check_plugin,
     condense,
     doctor,
+    evaluate,
     explain,
+    export,
     extend,
     plan,
     presets,
@@ -17,15 +19,15 @@ from edc_ray.cli import (
     store,
     sweep,
     teachers,
-)
+)  # fmt: skip
 from edc_ray.cli.target import load
 from edc_ray.sweep import guarded
 
 __all__ = ["load", "main"]
 
 COMMANDS = (
-    condense, plan, sweep, extend, report, doctor, status, store, presets, explain, schema, teachers,
-    check_plugin,
+    condense, plan, sweep, extend, report, evaluate, export, doctor, status, store, presets, explain, schema,
+    teachers, check_plugin,
 )  # fmt: skip
 
 

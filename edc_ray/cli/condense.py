@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from edc_ray import pipeline, session, specs
+from edc_ray import evaluation, pipeline, session, specs
 from edc_ray.artifacts import Receipt, Store
 from edc_ray.cli import target
 from edc_ray.config import Experiment, Runtime
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             store.drop(mapper.site.probe)
     else:
         _build(experiment, store, settings.runtime, pipeline.in_process(store, settings.runtime))
-    print("\n".join(report.condensed(experiment, store)))
+    print("\n".join([*report.condensed(experiment, store), *evaluation.how(experiment, store)]))
 
 
 def _build(experiment: Experiment, store: Store, runtime: Runtime, mapper: pipeline.Mapper) -> None:

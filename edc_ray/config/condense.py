@@ -49,7 +49,7 @@ class Init:
     )  # fmt: skip
     path: str | None = knob(
         None, "folder with CLASS/FILE to start from; keys hold the hash of its content", hashed=False,
-        when={"kind": "folder"},
+        when={"kind": ("folder", "given")},
     )  # fmt: skip
 
 

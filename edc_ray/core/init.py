@@ -48,7 +48,7 @@ def needed(cfg: Init) -> int:
     """Images that the pool of a class must have at least."""
     if cfg.kind == "rded":
         return (cfg.pool or cfg.ipc) * cfg.factor**2  # no two crops of one image
-    again = cfg.kind == "noise" or (cfg.replacement and cfg.kind != "difficulty")
+    again = cfg.kind == "noise" or (cfg.replacement and cfg.kind not in ("difficulty", "given"))
     return 1 if again else cfg.ipc
 
 
@@ -60,6 +60,11 @@ def draw(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s 
     if cfg.replacement:
         return pool.get(torch.randint(pool.count, (cfg.ipc,), generator=rng))
     return pool.get(torch.randperm(pool.count, generator=rng)[: cfg.ipc])
+
+
+def given(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s s"]:
+    """The images of the folder in their order: somebody's condensed set, to be judged as it is."""
+    return pool.get(torch.arange(cfg.ipc))
 
 
 def noise(cfg: Init, pool: Pool, rng: torch.Generator) -> UInt8[Tensor, "ipc c s s"]:
@@ -170,5 +175,7 @@ def tile(crops: UInt8[Tensor, "m c h h"], factor: int) -> UInt8[Tensor, "n c s s
 
 INITS: dict[str, Callable[[Init, Pool, torch.Generator], Tensor]] = {
     "real": draw, "noise": noise, "rded": rded, "difficulty": difficulty, "folder": draw,
+    "given": given,
 }  # fmt: skip
 SCORED = ("rded", "difficulty")  # rows whose pools need a score
+FROM_FOLDER = ("folder", "given")  # rows whose pools are those of `Init.path`

@@ -1,6 +1,6 @@
 """Stages: names, units, workers; the in-process mapper; the plan. Knows neither Ray nor the terminal."""
 
-from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, refitted, whole, with_seed
+from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, random_real, refitted, whole, with_seed
 from edc_ray.pipeline.checks import check, check_names
 from edc_ray.pipeline.evict import evict
 from edc_ray.pipeline.graph import (
@@ -34,6 +34,6 @@ __all__ = [
     "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
     "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
     "ensure", "evict", "facts", "finish", "finished", "in_process", "is_hit", "key", "log_attempt",
-    "manifest", "missing", "needed", "parents", "plan", "refitted", "reports", "skipped", "tasks", "unit_of",
-    "units", "whole", "with_seed",
+    "manifest", "missing", "needed", "parents", "plan", "random_real", "refitted", "reports", "skipped",
+    "tasks", "unit_of", "units", "whole", "with_seed",
 ]  # fmt: skip

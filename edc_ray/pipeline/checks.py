@@ -68,9 +68,12 @@ def _check_init(experiment: Experiment, classes: Sequence[str], least: int) -> N
         legal += f"the {most} that are scored (init.mipc = {cfg.mipc}, {kept})"
         path = "init.ipc" if cfg.pool is None else "init.pool"
         raise ConfigError(path, cfg.pool or cfg.ipc, legal)
-    if cfg.kind == "folder":
+    if cfg.kind in init.FROM_FOLDER:
         files = data.start_listing(cfg.path, classes).files
         few, name = min((len(names), name) for name, names in zip(classes, files, strict=True))
+        if cfg.kind == "given" and {len(names) for names in files} != {cfg.ipc}:
+            legal = f"must have {cfg.ipc} images of each class, no more and no fewer (init.ipc)"
+            raise ConfigError("init.path", cfg.path, legal)
         if few < (wanted := init.needed(cfg)):
             legal = f"must have {wanted} images of each class (init.ipc); of class {name} there are {few}"
             raise ConfigError("init.path", cfg.path, legal)

@@ -30,7 +30,7 @@ def _classes(job: Job) -> range:
 
 def run_init(job: Job) -> Iterator[Step | Output]:
     cfg, classes = job.experiment.init, _classes(job)
-    pool = _folder_pools(job) if cfg.kind == "folder" else _real_pools(job)
+    pool = _folder_pools(job) if cfg.kind in init.FROM_FOLDER else _real_pools(job)
     made = list(job.saved["images"].split(cfg.ipc)) if job.saved else []
     for label in classes[len(made) :]:
         made.append(init.class_images(cfg, pool(label), job.experiment.seed, label).cpu())

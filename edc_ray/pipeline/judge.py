@@ -35,7 +35,7 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     """One student with one seed; inline or stored labels give it the same numbers."""
     exp, cfg, real = job.experiment, job.experiment.evaluate, job.inputs.real(job.task)
     images, labels = job.inputs.start_images(job.task)
-    (seed,), together = cfg.seeds, job.inputs.runtime.forward_images
+    (seed,), together, judge = cfg.seeds, job.inputs.runtime.forward_images, job.inputs.judge(job.task)
     model = models.build(cfg.student, len(real.classes), real.size, seed_of("student", seed)).to(
         images.device
     )
@@ -46,8 +46,8 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     for step in student.advance(_pages(job, student.step, stop), stop):
         if step == reading[0]:
             reading.pop(0)
-            logits = finite(student.predict(real.judge, together), f"the student at step {step}")
-            accuracy = fit.top1(logits, real.judge_labels)
+            logits = finite(student.predict(judge.images, together), f"the student at step {step}")
+            accuracy = fit.top1(logits, judge.labels)
             if cfg.select == "best_val":  # what counts if the training ended here
                 best = reports[-1][1] if reports else -1.0
                 if accuracy > best:
@@ -60,7 +60,7 @@ def run_evaluate(job: Job) -> Iterator[Step | Output]:
     if stop < total:
         return
     if logits is None:  # resumed behind the last step
-        logits = student.predict(real.judge, together)
+        logits = student.predict(judge.images, together)
     logits = kept.get("best.logits", logits)
     yield Output({"logits": logits.half()}, meta=_facts(job, reports, len(images)) | {"steps": total})
 
@@ -72,11 +72,16 @@ def _kept(job: Job) -> Tensors:
 
 def _facts(job: Job, reports: list[Report], images: int) -> dict[str, object]:
     """The accuracy is the one that `select` says. A maximum over looks at test is told, never used (B25)."""
-    cfg, real = job.experiment.evaluate, job.inputs.real(job.task)
+    cfg, real, judge = job.experiment.evaluate, job.inputs.real(job.task), job.inputs.judge(job.task)
     image_bytes = 2 * len(real.classes) + view_bytes(job.experiment.relabel)
     label_bytes = cfg.epochs * images * image_bytes if "relabel" in dict(job.task.inputs) else 0
-    facts = {"reports": reports, "accuracy": reports[-1][1], "split": real.judged, "judged": len(real.judge)}
-    if cfg.report_epochs is not None and real.judged == "test":
+    facts = {
+        "reports": reports,
+        "accuracy": reports[-1][1],
+        "split": judge.split,
+        "judged": len(judge.images),
+    }
+    if cfg.report_epochs is not None and judge.split == "test":
         facts["maximum_over_reports_on_test"] = max(value for _, value in reports)
     return facts | {"label_bytes": label_bytes}
 

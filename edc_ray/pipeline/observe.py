@@ -60,8 +60,9 @@ def run_squeeze(job: Job) -> Iterator[Step | Output]:
     model.to(real.fit.device)
     for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
         yield Step(epoch, cfg.checkpoint_epoch or cfg.epochs, pack)
-    logits = finite(fit.predict(model.eval(), real.judge, job.inputs.runtime.forward_images), name)
-    meta = {"accuracy": fit.top1(logits, real.judge_labels), "split": real.judged}
+    judge = job.inputs.judge(job.task)
+    logits = finite(fit.predict(model.eval(), judge.images, job.inputs.runtime.forward_images), name)
+    meta = {"accuracy": fit.top1(logits, judge.labels), "split": judge.split}
     yield Output({f"model.{k}": v for k, v in model.state_dict().items()} | {"logits": logits}, meta=meta)
 
 
@@ -70,12 +71,13 @@ def finish_squeeze(job: Job) -> Iterator[Step | Output]:
     real, names = job.inputs.real(job.task), job.experiment.squeeze.observers
     units = [job.inputs.unit(job.task.stage, job.task.key, unit_of(name)) for name in names]
     logits = torch.stack([tensors["logits"] for tensors, _ in units]).mean(0)
-    labels = real.judge_labels.cpu()
+    judge = job.inputs.judge(job.task)
+    labels = judge.labels.cpu()
     accuracy = {name: meta["accuracy"] for name, (_, meta) in zip(names, units, strict=True)}
     meta = {
         "accuracy": accuracy,
         "ensemble": fit.top1(logits, labels),
-        "split": real.judged,
+        "split": judge.split,
         "judged": len(labels),
     }
     meta["chance"] = 1 / len(real.classes)

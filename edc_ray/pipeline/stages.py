@@ -123,7 +123,7 @@ _start_fingerprint = functools.lru_cache(maxsize=64)(data.start_fingerprint)
 
 
 def _start_files(experiment: Experiment) -> str | None:
-    return _start_fingerprint(experiment.init.path) if experiment.init.kind == "folder" else None
+    return _start_fingerprint(experiment.init.path) if experiment.init.kind in init.FROM_FOLDER else None
 
 
 def _observer_files(experiment: Experiment) -> str | None:

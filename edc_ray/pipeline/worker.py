@@ -35,17 +35,23 @@ TELL_SECONDS = 0.5  # time between two Progress without news
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """The real images of an experiment, and their labels on the worker's device."""
+    """The training images of an experiment without val, and their labels on the worker's device."""
 
     fit: data.Pixels  # what observers and statistics see
     fit_labels: Tensor
-    judge: data.Pixels  # val or, where nothing is held out, test
-    judge_labels: Tensor
-    judged: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The images that an accuracy is read on: val or, where nothing is held out, test."""
+
+    images: data.Pixels
+    labels: Tensor
+    split: str
 
 
 class Inputs:
@@ -83,24 +89,44 @@ class Inputs:
         return self._keep(lambda: self._real(task, key), "real", key, str(split))
 
     def _real(self, task: Task, key: str) -> Real:
-        tensors, meta = self.unit("ingest", key, "all")
-        mean, std, split = tuple(meta["mean"]), tuple(meta["std"]), task.experiment.split
-
-        def every(part: str) -> data.Pixels:
-            read = self._in_memory(tensors[part]) if part in tensors else self._in_shards(task, key, part)
-            return data.Pixels(read, torch.arange(len(tensors[f"{part}_labels"])), mean, std, self.device)
-
-        labels = tensors["train_labels"]
-        fit, held = data.split(labels, split.val, split.seed)
-        train, judged = every("train"), "val" if split.val > 0 else "test"
-        judge, judge_labels = (
-            (train.subset(held), labels[held]) if judged == "val" else (every("test"), tensors["test_labels"])
-        )
+        (train, labels, classes), split = self._part(task, "train"), task.experiment.split
+        fit, _ = data.split(labels, split.val, split.seed)
         return Real(
             fit=train.subset(fit), fit_labels=labels[fit].to(self.device),
-            judge=judge, judge_labels=judge_labels.to(self.device), judged=judged,
-            mean=mean, std=std, classes=tuple(meta["classes"]), size=task.experiment.dataset.size_px,
+            mean=tuple(train.mean), std=tuple(train.std), classes=classes,
+            size=task.experiment.dataset.size_px,
         )  # fmt: skip
+
+    def judge(self, task: Task) -> Judge:
+        """The only place where val or test is opened, and only for stages whose accuracies are in a manifest:
+        `graph.commit` logs the reads of test when it writes that.
+        """
+        if task.stage not in graph.JUDGED:
+            raise RuntimeError(f"{task} may read neither val nor test")
+        key, split = dict(task.inputs)["ingest"], task.experiment.split
+        return self._keep(lambda: self._judge(task), "judge", key, str(split))
+
+    def _judge(self, task: Task) -> Judge:
+        split = task.experiment.split
+        if split.val == 0:
+            test, labels, _ = self._part(task, "test")
+            return Judge(test, labels.to(self.device), "test")
+        train, labels, _ = self._part(task, "train")
+        _, held = data.split(labels, split.val, split.seed)
+        return Judge(train.subset(held), labels[held].to(self.device), "val")
+
+    def _part(self, task: Task, part: str) -> tuple[data.Pixels, Tensor, tuple[str, ...]]:
+        """All images of "train" or "test", their labels (on the CPU), and the names of the classes."""
+        key = dict(task.inputs)["ingest"]
+
+        def make() -> tuple[data.Pixels, Tensor, tuple[str, ...]]:
+            tensors, meta = self.unit("ingest", key, "all")
+            read = self._in_memory(tensors[part]) if part in tensors else self._in_shards(task, key, part)
+            labels, norm = tensors[f"{part}_labels"], (tuple(meta["mean"]), tuple(meta["std"]))
+            rows = torch.arange(len(labels))
+            return data.Pixels(read, rows, *norm, self.device), labels, tuple(meta["classes"])
+
+        return self._keep(make, part, key)
 
     def _in_memory(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         images = images.to(self.device)  # bytes: a quarter of the floats, which are made when they are read

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from edc_ray.config import ConfigError, Dataset, unknown
 from edc_ray.core.data import cifar, digits, folders, parquet, pixels
-from edc_ray.core.data.pixels import Pixels, denormalize, normalize
+from edc_ray.core.data.condensed import Condensed, class_order, folder_shape, read_tensors
+from edc_ray.core.data.pixels import Pixels, denormalize, encoded, normalize
 from edc_ray.core.data.source import Item, Listing, Part, cut, select, without
 from edc_ray.core.data.splits import held_out, split
 from edc_ray.core.data.start import Start, start_fingerprint, start_listing
 
 __all__ = [
-    "CONSTANTS", "DATASETS", "Images", "Listing", "Pixels", "Shard", "Start", "check", "class_counts",
-    "decoded", "denormalize", "fingerprint", "held_out", "listing", "normalization", "normalize", "read",
-    "require", "shard", "shard_images", "shards", "split", "start_fingerprint", "start_listing",
+    "CONSTANTS", "DATASETS", "Condensed", "Images", "Listing", "Pixels", "Shard", "Start", "check",
+    "class_counts", "class_order", "decoded", "denormalize", "encoded", "fingerprint", "folder_shape",
+    "held_out", "listing", "normalization", "normalize", "read", "read_tensors", "require", "shard",
+    "shard_images", "shards", "split", "start_fingerprint", "start_listing",
 ]  # fmt: skip
 
 IN_MEMORY_BYTES = 2 << 30  # a dataset with more decoded bytes is kept in shards

@@ -59,7 +59,7 @@ def start_listing(path: str | None, classes: Sequence[str]) -> Start:
         NotThere: no such folder. ConfigError: its folders fit the classes neither by name nor in number.
     """
     root = _root(path)
-    found = _class_folders(root)
+    found = class_folders(root)
     by_name = set(classes) <= set(found)
     if not by_name and len(found) != len(classes):
         absent = ", ".join(sorted(set(classes) - set(found))[:5])
@@ -72,7 +72,7 @@ def start_listing(path: str | None, classes: Sequence[str]) -> Start:
 def start_fingerprint(path: str | None) -> str:
     """Hash of all images below `init.path` and of their names. Raises NotThere."""
     root = _root(path)
-    return hash_files(root, [file for name in _class_folders(root) for file in images_in(root, name)])
+    return hash_files(root, [file for name in class_folders(root) for file in images_in(root, name)])
 
 
 def _root(path: str | None) -> Path:
@@ -81,5 +81,6 @@ def _root(path: str | None) -> Path:
     return Path(path)
 
 
-def _class_folders(root: Path) -> list[str]:
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders, sorted; hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")

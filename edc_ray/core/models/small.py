@@ -213,6 +213,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet10_w8": partial(_resnet, depths=(1, 1, 1, 1), width=8),
     "vgg5_w16": partial(_vgg, stages=((16,), (32,), (64,), (64,))),
     "vgg11_bn": partial(_vgg, stages=((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2), last_pool=True),
+    "mobilenet_v2": partial(_mobilenet_v2, multiplier=1.0),
     "mobilenet_v2_half": partial(_mobilenet_v2, multiplier=0.5),
     "wrn_16_2": partial(_wide_resnet, blocks=2, widen=2),
     "shufflenet_v2_x0_5": partial(_shufflenet_v2, widths=(48, 96, 192), last=1024),
