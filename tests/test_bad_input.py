@@ -376,7 +376,9 @@ SWEEP: dict[str, Row] = {
         exp(split={"val": 0}), "experiment.split.val = 0", "must be > 0: a search selects on val"
     ),
     "one seed to confirm": Row({"confirm": {"seeds": 1}}, "confirm.seeds = 1", "must be 0 or at least 2"),
-    "unknown sampler": Row({"sampler": "bayes"}, "sampler = 'bayes'", "should be 'tpe', 'random' or 'grid'"),
+    "unknown sampler": Row(
+        {"sampler": "bayes"}, "sampler = 'bayes'", "should be 'tpe', 'random', 'nsga2' or 'grid'"
+    ),
     "grid of a range": Row({"sampler": "grid"}, "search.recover.lr = {'low'", "needs choices: sampler grid"),
     "more trials than points": Row(
         {"sampler": "grid", "search": KINDS, "budget": {"trials": 3}},

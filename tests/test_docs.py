@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edc_ray import cli, presets, specs
+from edc_ray.cli import explain
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("cluster", "docs", "tests")
@@ -83,8 +84,11 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     if args.command == "presets":
         assert args.markdown or presets.find(args.pattern)
         return
+    if args.command == "explain":
+        assert explain.lines(args.path)
+        return
     if (
-        args.command in ("report", "status", "store")
+        args.command in ("report", "status", "store", "extend", "schema")
         or args.target is None
         or args.target.startswith("store/")
     ):

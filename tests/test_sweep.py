@@ -233,7 +233,7 @@ def test_a_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest
         ([], 0, "--trials = 0: must be >= 1"),
         (["search.evaluate.lr.low=0.1"], 1, "search.evaluate.lr.low = 0.1: is what the sweep is"),
         (["budget.trails=3"], 1, "budget.trails = 3: unknown; did you mean budget.trials"),
-        (["budget.hours=0"], 1, "budget.hours = 0: is used up: no trial would start"),
+        (["budget.hours=0"], 1, "budget.hours = 0.0: is used up: no trial would start"),
     ],
 )
 def test_what_cannot_be_extended(changes: list[str], trials: int, error: str, tmp_path: Path) -> None:
