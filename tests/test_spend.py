@@ -102,10 +102,11 @@ def test_no_trial_starts_once_the_core_hours_are_used_up(
     def asked(hours: float, running: int = 0) -> Any:
         """What a searcher says, while so many trials run."""
         search = tuning.make_search(SWEEP, tmp_path, study, limits=limits(store, core_hours=hours))
-        search._ot_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        search._ot_study.add_trials(study.trials)
+        other = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        other.add_trials(study.trials)
         for _ in range(running):
-            search._ot_study.ask()
+            other.ask()
+        vars(search)["_ot_study"] = other
         return search.suggest("a")
 
     assert asked(0.02) == Searcher.FINISHED and asked(0.0) == Searcher.FINISHED
