@@ -73,7 +73,7 @@ def test_an_objective_counts_all_artifacts_whoever_made_them(study: optuna.Study
 
 
 def test_half_a_gpu_for_two_seconds_is_one_gpu_second() -> None:
-    metas = [
+    metas: list[dict[str, Any]] = [
         {"seconds": 2.0, "core_seconds": 1.0, "device": "NVIDIA H100"},
         {"seconds": 4.0, "core_seconds": 1.0},
     ]
