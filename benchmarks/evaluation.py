@@ -32,7 +32,7 @@ from edc_ray.core.data import Pixels
 from edc_ray.pipeline import Task
 from edc_ray.pipeline.judge import run_evaluate
 from edc_ray.pipeline.types import Job
-from edc_ray.pipeline.worker import Real
+from edc_ray.pipeline.worker import Judge, Real
 
 PRESET = "edc/cifar10/ipc10"
 SMALL = ("convnet_w32", "resnet10_w8", "vgg5_w16", "convnet_w16_d2")  # the first is the student, too
@@ -83,7 +83,11 @@ class Given:
         nothing = Pixels(lambda rows: rows, torch.arange(0), *self.pixels, self.device)
         labels = torch.arange(0)
         names = tuple(map(str, range(CLASSES)))
-        return Real(nothing, labels, nothing, labels, "test", *self.pixels, names, SIZE)
+        return Real(nothing, labels, *self.pixels, names, SIZE)
+
+    def judge(self, task: Task) -> Judge:
+        nothing = Pixels(lambda rows: rows, torch.arange(0), *self.pixels, self.device)
+        return Judge(nothing, torch.arange(0), "test")
 
     @property
     def pixels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

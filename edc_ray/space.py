@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from edc_ray import config
@@ -330,7 +331,8 @@ def open_study(folder: Folder, objectives: Sequence[str] = (METRIC,)) -> optuna.
     parameters of all such lost trials are enqueued, unless a trial has them again.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize", *("minimize" for _ in objectives[1:])]
+    low, high = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+    directions = [high, *(low for _ in objectives[1:])]
     study = optuna.create_study(
         storage=storage(folder), study_name=STUDY, directions=directions, load_if_exists=True
     )

@@ -1,5 +1,6 @@
 """`edc-ray explain`: every field is explained, and what it says of stages is what their names do."""
 
+import json
 import re
 from operator import attrgetter
 from pathlib import Path
@@ -91,4 +92,4 @@ def test_every_default_is_the_one_that_counts() -> None:
     for path in config.paths(Experiment):
         value = attrgetter(path)(Experiment())
         plain = list(value) if isinstance(value, tuple) else value
-        assert rows(f"experiment.{path}")["default"] == explain.json.dumps(plain)
+        assert rows(f"experiment.{path}")["default"] == json.dumps(plain)

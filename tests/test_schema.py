@@ -14,7 +14,9 @@ from edc_ray.config import ConfigError, Experiment, Ladder, Sweep
 from edc_ray.specs import load_file, load_ladder
 
 FILES = sorted(Path("sweeps").glob("*.yaml"))
-SCHEMAS = {cls: config.schema(cls, sorted(presets.PRESETS)) for cls in (Sweep, Ladder, Experiment)}
+SCHEMAS: dict[type, dict[str, Any]] = {
+    cls: config.schema(cls, sorted(presets.PRESETS)) for cls in (Sweep, Ladder, Experiment)
+}
 
 
 def errors(cls: type, data: Any) -> list[str]:
@@ -29,7 +31,7 @@ def test_the_schema_is_one_and_says_what_fields_mean(cls: type) -> None:
     text = json.dumps(SCHEMAS[cls])
     assert "r, beside the cross-entropy" in text and "passes over the condensed images [epochs]" in text
     whole = config.dump(Experiment())
-    rows = {"rows": {"a": {}}} if cls is Ladder else {}
+    rows: dict[str, Any] = {"rows": {"a": {}}} if cls is Ladder else {}
     assert not errors(cls, whole if cls is Experiment else {"experiment": whole} | rows)
 
 

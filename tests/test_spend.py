@@ -73,7 +73,7 @@ def test_an_objective_counts_all_artifacts_whoever_made_them(study: optuna.Study
 
 
 def test_half_a_gpu_for_two_seconds_is_one_gpu_second() -> None:
-    metas = [
+    metas: list[dict[str, Any]] = [
         {"seconds": 2.0, "core_seconds": 1.0, "device": "NVIDIA H100"},
         {"seconds": 4.0, "core_seconds": 1.0},
     ]
@@ -102,10 +102,11 @@ def test_no_trial_starts_once_the_core_hours_are_used_up(
     def asked(hours: float, running: int = 0) -> Any:
         """What a searcher says, while so many trials run."""
         search = tuning.make_search(SWEEP, tmp_path, study, limits=limits(store, core_hours=hours))
-        search._ot_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        search._ot_study.add_trials(study.trials)
+        other = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        other.add_trials(study.trials)
         for _ in range(running):
-            search._ot_study.ask()
+            other.ask()
+        vars(search)["_ot_study"] = other
         return search.suggest("a")
 
     assert asked(0.02) == Searcher.FINISHED and asked(0.0) == Searcher.FINISHED

@@ -233,7 +233,7 @@ def test_a_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest
         ([], 0, "--trials = 0: must be >= 1"),
         (["search.evaluate.lr.low=0.1"], 1, "search.evaluate.lr.low = 0.1: is what the sweep is"),
         (["budget.trails=3"], 1, "budget.trails = 3: unknown; did you mean budget.trials"),
-        (["budget.hours=0"], 1, "budget.hours = 0: is used up: no trial would start"),
+        (["budget.hours=0"], 1, "budget.hours = 0.0: is used up: no trial would start"),
     ],
 )
 def test_what_cannot_be_extended(changes: list[str], trials: int, error: str, tmp_path: Path) -> None:
@@ -319,7 +319,9 @@ def test_accuracy_against_costs_and_the_best_again(tmp_path: Path) -> None:
     first = [trial.params["evaluate.lr"] for trial in study(tmp_path / "next").trials[:2]]
     assert first == [trial.params["evaluate.lr"] for trial in space.ranked(made)[:2]]
     (told,) = [line for line in said if line.startswith("budget.core_hours is used up: ")]
-    used, limit = map(float, re.findall(r"[0-9.e-]+", told)[1:3])
+    found = re.search(r"used up: (\S+) of (\S+) core-hours", told)
+    assert found, told
+    used, limit = map(float, found.groups())
     ended = len(space.finished(study(tmp_path / "next")))
     assert used >= limit and 2 <= ended < 12, told
 

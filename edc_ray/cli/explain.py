@@ -84,8 +84,7 @@ def _meaning(f: Field) -> str:
 
 
 def _value(f: Field) -> str:
-    default = f.default_factory() if f.default is dataclasses.MISSING else f.default  # type: ignore[misc]
-    return json.dumps(default)
+    return json.dumps(f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
 
 
 def _field(name: str, f: Field) -> list[str]:

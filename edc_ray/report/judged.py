@@ -30,10 +30,9 @@ class Judged:
     def confusion(self, experiment: Experiment) -> np.ndarray:
         """(k, k) counts of images: row = the true class, column = the student's. Raises Missing, Damaged."""
         task = pipeline.tasks(experiment)[-1]
-        real = self._inputs.real(task)
         tensors, _ = self._inputs.unit(task.stage, task.key, "student")
-        k = len(real.classes)
-        pairs = k * real.judge_labels + tensors["logits"].argmax(1)
+        k = len(self.classes(experiment))
+        pairs = k * self._inputs.judge(task).labels + tensors["logits"].argmax(1)
         return torch.bincount(pairs, minlength=k * k).reshape(k, k).numpy()
 
 
