@@ -19,7 +19,7 @@ from edc_ray import arrays, config, pipeline, session, specs
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError, Dataset, Experiment, Runtime, Sweep
 from edc_ray.core import data, storage
-from edc_ray.pipeline.worker import Inputs, Real, pick_device
+from edc_ray.pipeline.worker import Inputs, Judge, pick_device
 
 Changes = Sequence[str] | Mapping[str, Any]
 
@@ -277,11 +277,11 @@ class _OnTest(Inputs):
         super().__init__(store, runtime, pick_device(runtime))
         self._test = test
 
-    def real(self, task: pipeline.Task) -> Real:
-        real, test = super().real(task), self._test
+    def judge(self, task: pipeline.Task) -> Judge:
+        real, test = self.real(task), self._test
         rows = torch.arange(len(test.labels))
-        judge = data.Pixels(lambda ids: test.images[ids.cpu()], rows, real.mean, real.std, self.device)
-        return replace(real, judge=judge, judge_labels=test.labels.to(self.device), judged="test")
+        images = data.Pixels(lambda ids: test.images[ids.cpu()], rows, real.mean, real.std, self.device)
+        return Judge(images, test.labels.to(self.device), "test")
 
 
 def _on_test(experiment: Experiment, store: Store, runtime: Runtime, test: _Test) -> list[dict[str, Any]]:

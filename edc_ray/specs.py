@@ -69,7 +69,7 @@ def read_folder(folder: str) -> tuple[Sweep, Experiment, Store, "Folder"]:
 
 def further(sweep: Sweep, changes: Sequence[str]) -> Sweep:
     """A sweep that was started, with `--set` of what may change when it goes on. Raises as `load_file`."""
-    pairs = _lifted(dict(_pair(change) for change in changes))
+    pairs = _lifted(dict(pair(change) for change in changes))
     for path in pairs:
         if path.split(".")[0] in ("name", "preset", "experiment", "search"):
             raise ConfigError(path, pairs[path], "is what the sweep is; another one is a sweep of its own")
