@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,22 +55,27 @@ def test_a_sweep_pays_each_synthesis_once_and_each_training(sampler: str) -> Non
         paid += TRAINING + (0 if iterations in there else SYNTHESIS[iterations])
         there.add(iterations)
         by_hand.append((paid, trial.value))
-    assert [(trial.spent, trial.accuracy) for trial in done] == pytest.approx(by_hand[: len(done)])
+    assert [(trial.spent, trial.accuracy) for trial in done] == by_hand[: len(done)]  # exact: halves
     assert there == {25, 50} and done[-1].spent <= 18.0 < done[-1].spent + TRAINING + 2.0
 
 
-def test_a_range_shares_points_of_the_table_but_no_synthesis(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("inner, paid", [(1, [2, 2, 2, 2, 2, 2]), (3, [2, 1, 1, 2, 1, 1])])
+def test_a_range_shares_points_of_the_table_but_a_synthesis_only_by_inner(
+    monkeypatch: pytest.MonkeyPatch, inner: int, paid: Sequence[float]
+) -> None:
     monkeypatch.setitem(search_table.PARTS, "recover.lr", 2)
-    knobs = {"recover.lr": Knob(low=0.01, high=1.0, log=True)}
+    knobs = {"recover.lr": Knob(low=0.01, high=1.0, log=True), "evaluate.zeta": KNOBS["evaluate.zeta"]}
     rows = [
-        {"recover.lr": lr, "init_seed": 0, "student_seed": 0, "progress": [1000], "accuracy": [lr],
-         "init_seconds": 0.0, "recover_seconds": 1.0, "evaluate_seconds": 1.0}
-        for lr in search_table.points("recover.lr", knobs["recover.lr"])
+        {"recover.lr": lr, "evaluate.zeta": zeta, "init_seed": 0, "student_seed": 0, "progress": [1000],
+         "accuracy": [lr], "init_seconds": 0.0, "recover_seconds": 1.0, "evaluate_seconds": 1.0}
+        for lr in search_table.points("recover.lr", knobs["recover.lr"]) for zeta in (1.0, 2.0, 3.0)
     ]  # fmt: skip
     made = search_table.Table(knobs, rows, 0.0)
-    run = search.Replay(sweep(search=knobs), BASE, reuse.outer(knobs, BASE), made, (0, 0))
-    assert [trial.spent for trial in run.run(20.0)] == pytest.approx([2.0 * i for i in range(1, 11)])
-    assert {trial.key for trial in run.done} == {(0,), (1,)}
+    plan = sweep(search=knobs, inner=inner)
+    run = search.Replay(plan, BASE, reuse.outer(knobs, BASE), made, (0, 0))
+    run.run(40.0)
+    assert [trial.spent for trial in run.done[:6]] == list(itertools.accumulate(paid))
+    assert {trial.key[0] for trial in run.done} == {0, 1}  # though no two trials have the same value
 
 
 def test_four_at_once_wait_for_one_synthesis_and_spend_it_once() -> None:
@@ -103,13 +108,6 @@ def finish(run: search.Replay, ended: Collection[int]) -> list[float]:
 def trainings(run: search.Replay) -> list[tuple[float, float]]:
     """Of each trial, in order."""
     return [run.work[run.running[number].work] for number in sorted(run.running)]
-
-
-def test_inner_keeps_a_synthesis_for_its_trials() -> None:
-    run = replay(sweep(inner=3))
-    run.run(30.0)
-    iterations = [trial.params["recover.iterations"] for trial in run.study.trials]
-    assert all(len(set(iterations[i : i + 3])) == 1 for i in range(0, 9, 3))
 
 
 def test_the_best_so_far_is_that_of_the_trials_that_ended() -> None:
