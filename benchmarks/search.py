@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the package is not i
 
 import numpy as np
 import optuna
+import scipy
 from optuna.trial import TrialState
 
 from benchmarks import common
@@ -48,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "grid": {"sampler": "grid"},
     "tpe": {"sampler": "tpe"},
     "tpe + asha": {"sampler": "tpe", "scheduler.kind": "asha"},
+    "random, inner 4": {"sampler": "random", "inner": 4},
     "tpe, inner 4": {"sampler": "tpe", "inner": 4},
 }
 GOALS = {"tpe": 0.5}
@@ -102,7 +104,8 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.study = optuna.create_study(sampler=space.sampler(self.plan, 0), direction="maximize")
-        self.scheduler = tuning.make_scheduler(self.plan.scheduler, rungs(self.plan, self.base), ())
+        stops = rungs(self.plan, self.base)
+        self.scheduler: Any = tuning.make_scheduler(self.plan.scheduler, stops, ())  # asks for no controller
         self.suggest = space.Space(self.plan.search)
         self.queue: list[tuple[float, int, int]] = []  # (when, trial, which report)
         self.running: dict[int, Running] = {}
@@ -208,7 +211,7 @@ def rows(runs: Mapping[str, Sequence[Sequence[Done]]], table: Table, seconds: fl
         note = "not resolved: the goal is in the interval" if open_ else ""
         found.append(common.Row(f"{name} to random's at {at[end]:.0f} core-s", values, goal, note=note))
     for name, curves in true.items():
-        values = interval(lambda i, at_end=curves[:, MOMENTS - 1]: 100 * (top - at_end[i].mean()), repeats)
+        values = interval(functools.partial(below, top, curves[:, MOMENTS - 1]), repeats)
         ended = statistics.mean(sum(trial.spent <= seconds for trial in done) for done in runs[name])
         note = f"val {100 * seen[name][:, MOMENTS - 1].mean():.2f} %, {ended:.0f} trials ended"
         found.append(common.Row(f"{name}, regret at {seconds:.0f} core-s", values, unit="points", note=note))
@@ -227,24 +230,37 @@ def against(curves: np.ndarray, baseline: np.ndarray, end: int, taken: np.ndarra
     return needed(curves[taken], float(baseline[taken, end].mean())) * MOMENTS / (end + 1)
 
 
+def below(top: float, ends: np.ndarray, taken: np.ndarray) -> float:
+    """Points from the top to the mean of the taken repeats."""
+    return 100 * (top - float(ends[taken].mean()))
+
+
 def about(table: Table) -> str:
     """How large the table is, and how much of what differs in it is noise."""
-    pairs = [found for key in table.entries if len(found := table.finals(key)) > 1]
-    others = [
-        (found[0, 0].curve[-1][1], found[1, 0].curve[-1][1])
-        for found in table.entries.values()
-        if {(0, 0), (1, 0)} <= set(found)
-    ]
+
+    def pairs(one: Replicate, other: Replicate) -> list[tuple[float, float]]:
+        both = [found for found in table.entries.values() if {one, other} <= set(found)]
+        return [(found[one].curve[-1][1], found[other].curve[-1][1]) for found in both]
+
     means = [table.truth(key) for key in table.entries]
     text = f"{len(table.entries)} configurations, accuracy on val in %: "
     text += f"best {100 * max(means):.2f}, median {100 * statistics.median(means):.2f}"
-    for what, found in (("students' seeds", pairs), ("initial images", others)):
-        if len(found) > 2:
-            first, second = np.array(found).T[:2]
+    for what, other in (("students' seeds", (0, 1)), ("initial images", (1, 0))):
+        if len(found := pairs((0, 0), other)) > 2:
+            first, second = np.array(found).T
             noise = 100 * float(np.std(first - second, ddof=1)) / math.sqrt(2)
             alike = float(np.corrcoef(first, second)[0, 1])
-            text += f"; {what} ({len(found)} pairs): noise {noise:.2f} points, correlation {alike:.2f}"
-    return text
+            text += f"\n{what} ({len(found)} pairs): noise {noise:.2f} points, correlation {alike:.2f}"
+    return f"{text}\n{early(table)}"
+
+
+def early(table: Table) -> str:
+    """How well the accuracy during the training ranks the configurations, within each replicate."""
+    seen, told = table.complete(), []
+    for i in range(len(table.steps) - 1):
+        ranks = [scipy.stats.spearmanr(*table.accuracies(one)[:, [i, -1]].T).statistic for one in seen]
+        told.append(f"{statistics.fmean(ranks):.2f} at {table.steps[i] / 10:g} %")
+    return f"rank correlation with the final accuracy: {', '.join(told)} of the training"
 
 
 def replays(plan: Sweep, base: Experiment, table: Table, args: argparse.Namespace) -> list[list[Done]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -60,6 +61,7 @@ class Table:
 
     def __init__(self, search: Mapping[str, Knob], rows: Sequence[Row], common: float) -> None:
         self.search, self.common = dict(search), common
+        self.steps: Sequence[int] = rows[0]["progress"]
         self.entries: dict[Key, dict[Replicate, Entry]] = {}
         for row in rows:
             chosen = {path: row[path] for path in search if row[path] is not None}
@@ -83,6 +85,10 @@ class Table:
     def complete(self) -> list[Replicate]:
         """The replicates that every configuration has."""
         return sorted(set.intersection(*(set(found) for found in self.entries.values())))
+
+    def accuracies(self, replicate: Replicate) -> np.ndarray:
+        """(configurations, reports)."""
+        return np.array([[at[1] for at in found[replicate].curve] for found in self.entries.values()])
 
     def finals(self, key: Key) -> list[float]:
         """The final accuracies of a configuration with the search's own initial images."""

@@ -42,7 +42,8 @@ def replay(plan: Sweep, final: Mapping[float, float] | None = None) -> search.Re
 
 
 def sweep(**changes: Any) -> Sweep:
-    return Sweep(**{"search": KNOBS, "sampler": "random", "concurrent": 1} | changes)
+    fields: dict[str, Any] = {"search": KNOBS, "sampler": "random", "concurrent": 1}
+    return Sweep(**(fields | changes))
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
@@ -166,3 +167,16 @@ def test_every_configuration_is_computed_once_a_replicate_and_a_synthesis_in_one
     runs = [key for key, _ in itertools.groupby(map(str, first))]
     assert len(runs) == len(set(runs))
     assert len({str(chosen) for _, chosen in listed[:n]}) == n
+
+
+def test_the_table_has_every_configuration_of_the_sweep_file_with_two_replicates() -> None:
+    plan, _ = search_table.sweep()
+    made = search_table.Table.read(search_table.FILE, plan.search)
+    assert set(made.entries) == {made.key(chosen) for chosen in search_table.configurations(plan.search)}
+    assert len(made.complete()) >= 2 and len(made.entries) >= 500
+    assert search_table.FILE.stat().st_size < 1e6
+    for found in made.entries.values():
+        for entry in found.values():
+            assert [at for at, _ in entry.curve] == made.steps and made.steps[-1] == 1000
+            assert all(0 <= accuracy <= 1 for _, accuracy in entry.curve)
+            assert 0 < entry.training and 0 < entry.synthesis
