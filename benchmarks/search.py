@@ -207,8 +207,8 @@ def rows(runs: Mapping[str, Sequence[Sequence[Done]]], table: Table, seconds: fl
         end, goal = round(share * MOMENTS) - 1, GOALS.get(name) if share == SHARES[0] else None
         ratio = functools.partial(against, seen[name], seen["random"], end)
         values = interval(ratio, repeats)
-        open_ = goal is not None and values[0] <= goal < values[1]
-        note = "not resolved: the goal is in the interval" if open_ else ""
+        missed = goal is not None and values[0] <= goal < values[1]
+        note = "the estimate misses it, by less than the spread" if missed else ""
         found.append(common.Row(f"{name} to random's at {at[end]:.0f} core-s", values, goal, note=note))
     for name, curves in true.items():
         values = interval(functools.partial(below, top, curves[:, MOMENTS - 1]), repeats)
