@@ -213,7 +213,7 @@ def rows(runs: Mapping[str, Sequence[Sequence[Done]]], table: Table, seconds: fl
     for name, curves in true.items():
         values = interval(functools.partial(below, top, curves[:, MOMENTS - 1]), repeats)
         ended = statistics.mean(sum(trial.spent <= seconds for trial in done) for done in runs[name])
-        note = f"val {100 * seen[name][:, MOMENTS - 1].mean():.2f} %, {ended:.0f} trials ended"
+        note = f"val {100 * seen[name][:, MOMENTS - 1].mean():.2f} %, {ended:.0f} trials complete"
         found.append(common.Row(f"{name}, regret at {seconds:.0f} core-s", values, unit="points", note=note))
     return found
 
@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan, base = sweep()
     table = Table.read(args.table, plan.search)
-    print(f"{about(table)}; searched: {table.complete()} in turn\n", flush=True)
+    print(f"{about(table)}\nsearched: (init.seed, student) in {table.complete()} in turn\n", flush=True)
     runs = {name: replays(one, base, table, args) for name, one in plans(plan).items()}
     found = rows(runs, table, args.seconds)
     return common.finish(args, found)
