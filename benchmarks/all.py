@@ -19,8 +19,10 @@ NOT_HERE = {
     "local_ray",
     "plain",
     "simulated",
+    "search",
+    "search_table",
     "cifar10_reproduction",
-}  # the last needs CIFAR-10 and a GPU
+}  # search takes minutes; the last needs CIFAR-10 and a GPU
 
 
 def main() -> int:
