@@ -586,13 +586,11 @@ def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     assert shown == {row["trial"] for row in costs if not beaten(row)} and shown
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_view_of_a_study_of_several_objectives() -> None:
-    study = optuna.create_study(directions=["minimize", "maximize"])
-    study.set_metric_names(["label bytes", "accuracy"])
+    study = optuna.create_study(directions=["maximize", "minimize"])
     both = {"evaluate.lr": 0.05, "recover.flip": True}
     distributions = {path: space.distribution(path, SEARCH[path]) for path in both}
-    study.add_trial(create_trial(values=[39200.0, 0.75], params=both, distributions=distributions))
+    study.add_trial(create_trial(values=[0.75, 39200.0], params=both, distributions=distributions))
     study.add_trial(create_trial(state=STATES.FAIL))
     seen = trials.view(study, "both").trials
     assert [trial.state for trial in seen] == [STATES.COMPLETE, STATES.FAIL]

@@ -8,6 +8,7 @@ from edc_ray.claim import Claim, interval
 from edc_ray.config import Experiment
 from edc_ray.report import judged, search, stages
 from edc_ray.report.images import images_png
+from edc_ray.report.remarks import remarks
 from edc_ray.report.section import Section
 from edc_ray.report.trials import Trials
 
@@ -39,7 +40,7 @@ def claimed(trials: Trials) -> Section:
             protocol(claim.experiment(claim.best)),
         ]
         chosen = "It was chosen by this number, so a fair one is lower; nothing is confirmed on test."
-        return Section("Claim", [*text, chosen, _cost(facts)])
+        return Section("Claim", [*text, chosen, *remarks(facts), _cost(facts)])
     test, winner = facts["test"], claim.arms()["condensed"][0]
     ours = interval(facts["accuracies"]["condensed"])
     half = f" +- {100 * ours.half:.2f}" if ours.n > 1 else ""
@@ -52,6 +53,7 @@ def claimed(trials: Trials) -> Section:
         f"{test['kept']} of {test['of']} training images are kept (1/{test['of'] / test['kept']:.0f}); "
         f"{test['image_bytes']:,} bytes of images, {test['label_bytes']:,} bytes of labels a student.",
         _cost(facts),
+        *remarks(facts),
         f"Reads of a test split on record in this store: {facts['test_reads']}.",
     ]
     return Section("Claim", text, {"claim": _arms(facts)})

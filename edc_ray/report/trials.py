@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from edc_ray import pipeline, space
+from edc_ray import pipeline
 from edc_ray.artifacts import Damaged
 from edc_ray.claim import Claim
 
@@ -43,13 +43,6 @@ def _labelled(wanted: BaseDistribution) -> BaseDistribution:
     return wanted
 
 
-def accuracy(study: optuna.Study, trial: FrozenTrial) -> float | None:
-    """On val, as a fraction: the objective of that name, or the first one."""
-    names = study.metric_names or []
-    values = trial.values
-    return None if values is None else values[names.index(space.METRIC) if space.METRIC in names else 0]
-
-
 def view(study: optuna.Study, name: str) -> optuna.Study:
     """The same trials, by their numbers, in memory: accuracy in % is the only objective, knobs have short
     names. Optuna's pictures are drawn of this.
@@ -58,7 +51,7 @@ def view(study: optuna.Study, name: str) -> optuna.Study:
     names = short_names(list(dict.fromkeys(path for trial in trials for path in trial.params)))
     made = optuna.create_study(study_name=name, direction="maximize")
     for trial in trials:
-        value = accuracy(study, trial)
+        value = trial.values[0] if trial.values else None  # the first objective is accuracy
         made.add_trial(
             optuna.trial.create_trial(
                 state=trial.state if trial.state.is_finished() else TrialState.RUNNING,
