@@ -661,6 +661,7 @@ def test_the_good_file_is_good(folder: Path) -> None:
     assert ready.folder == folder / "store" / "sweeps" / "good" and not tree(folder)
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_without_ray(tmp_path: Path) -> None:
     """As a command, with the deepest of the checks; the bound is only against waiting for a cluster.
 

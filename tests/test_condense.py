@@ -94,6 +94,7 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [  # (what makes the field acti
 ]
 
 
+@pytest.mark.slow
 def test_every_field_changes_the_images(condense: Condense, store: Store) -> None:
     """The seed of the draws changes the initial images, too."""
     known: dict[str, Tensor] = {}

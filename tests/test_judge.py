@@ -92,6 +92,7 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [  # (what makes the field acti
 ]
 
 
+@pytest.mark.slow
 def test_every_field_changes_the_student(judge: Judge) -> None:
     known: dict[str, Tensor] = {}
     for active, path, value in EFFECTS:

@@ -1,9 +1,10 @@
 """The contract of every row of MODELS, the published sizes, and networks of torchvision and timm."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,12 @@ SIZES: dict[str, tuple[tuple[int, int], tuple[float, float], tuple[float, float]
     "vgg11_bn": ((8, 8), (9.23, 153), (9.27, 153), (9.33, 611)),
 }
 SYNTHESIS = list(SIZES)[:8]  # CIFAR; the first five: Tiny-ImageNet (method.md 1.1)
+LARGE = {"resnet18", "resnet50", "resnet101", "vgg11_bn", "mobilenet_v2", "shufflenet_v2_x0_5"}
+
+
+def rows(names: Iterable[str]) -> list[Any]:
+    """Of MODELS, to be tested one by one; the large ones where time is no matter."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in sorted(names)]
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def copies(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         handle.remove()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", rows(MODELS))
 def test_each_declared_layer_is_captured_and_nothing_overwrites_it(name: str, images: Tensor) -> None:
     model = build(name, CLASSES, SIZE, seed=0)
     with torch.no_grad(), copies(model) as want, capture(model) as inputs:
@@ -70,7 +77,7 @@ def test_each_declared_layer_is_captured_and_nothing_overwrites_it(name: str, im
         assert isinstance(modules[layer.name], nn.Conv2d if layer.kind == "conv" else nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("resnet50", "resnet101")])
+@pytest.mark.parametrize("name", rows(MODELS.keys() - {"resnet50", "resnet101"}))
 def test_a_row_keeps_to_the_contract(name: str) -> None:
     before = torch.get_rng_state()
     found = {each.promise: each for each in outcomes(MODEL_CHECKS, MODELS[name], SIZE)}
@@ -82,7 +89,7 @@ def test_a_row_keeps_to_the_contract(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", rows(MODELS))
 @pytest.mark.parametrize("size", [8, 33])
 def test_odd_sizes_work(name: str, size: int) -> None:
     with torch.device("meta"):  # shapes only
@@ -193,6 +200,7 @@ STUDENTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*STUDENTS, "torchvision/alexnet", "torchvision/regnet_y_400mf"])
 def test_the_papers_networks_give_logits_of_any_number_of_classes_at_224_px(name: str) -> None:
     check("evaluate.student", name, 7, 224, matched=True)

@@ -279,7 +279,9 @@ def thousand(cfg: Dataset) -> Listing:
     return select(Listing(tuple(f"n{i:08d}" for i in range(1000)), part, part), cfg)
 
 
-@pytest.mark.parametrize("data", ("digits", *SMALL, *LARGE))
+@pytest.mark.parametrize(
+    "data", ("digits", *(pytest.param(d, marks=pytest.mark.slow) for d in (*SMALL, *LARGE)))
+)
 def test_every_preset_can_be_planned(
     data: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
