@@ -21,8 +21,9 @@ NOT_HERE = {
     "simulated",
     "search",
     "search_table",
+    "ddranking_scores",
     "cifar10_reproduction",
-}  # search takes minutes; the last needs CIFAR-10 and a GPU
+}  # those after `simulated`: minutes, another package, CIFAR-10 and a GPU
 
 
 def main() -> int:

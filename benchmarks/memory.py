@@ -7,7 +7,7 @@
 
 Each number is from a process of its own. Synthesis, by the cases of benchmarks/synthesis.py with the flatness
 of their preset: what is added while an iteration runs, and another one, resident or, on a GPU, allocated;
-network, images and targets are there before. Data: a folder of 1,000, 2,500 and 4,000 files of 64 px through
+network, images and targets are there before. Data: a folder of 1,000, 3,500 and 6,000 files of 64 px through
 the real stages, kept in shards as ImageNet is, though of 8 MiB and not 128; all images are one shard of the
 statistics. A least squares line gives the slope; what is kept of an image, such as its name, does not depend
 on its side, and at 224 px its pixels would be 150,528 bytes.
@@ -36,7 +36,7 @@ from edc_ray.core import data, heap
 GOAL, BYTES = 1.3, 1500
 OBSERVERS = ("resnet18", "mobilenet_v2_half")  # the most memory of the CIFAR observers; many layers
 NETWORK = "convnet_w16_d2"
-SIZES = (1000, 2500, 4000)
+SIZES = (1000, 3500, 6000)
 SIZE, CLASSES, SHARD_BYTES = 64, 10, 8 << 20
 
 
