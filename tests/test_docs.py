@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands parse, names of files and presets exist."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edc_ray import cli, presets, specs
+from edc_ray import cli, config, presets, reuse, space, specs
+from edc_ray.config import Sweep
+from edc_ray.sweep import first_rung
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("cluster", "docs", "tests")
@@ -143,3 +146,55 @@ def test_sweep_files_say_how_to_run_them(file: Path) -> None:
         assert specs.load_ladder(str(file))[0].rows
     else:
         assert specs.load_file(str(file))[0].search
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.M | re.S)
+YAML = [
+    pytest.param(block, id=f"{path.name}:{i}")
+    for path in DOCUMENTS
+    if path.parent.name != "cluster"  # test_cluster_files.py
+    for i, block in enumerate(BLOCK.findall(path.read_text()))
+]
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_yaml_of_the_documents_is_a_file_that_would_run(block: str, tmp_path: Path) -> None:
+    """What needs no data, package or earlier sweep is checked as before a run."""
+    file = tmp_path / "file.yaml"
+    file.write_text(block)
+    if specs.is_ladder(str(file)):
+        compared, base = specs.load_ladder(str(file))
+        for row in compared.rows.values():
+            config.override(base, dict(specs.flatten(row.set)))
+        return
+    sweep, base = specs.load_file(str(file))
+    if sweep.search:
+        space.check(sweep.search, base)
+        reuse.check(sweep, base)
+    if sweep.sampler == "grid":
+        space.check_grid(sweep)
+    if sweep.scheduler.kind == "asha":
+        first_rung(sweep, base)
+
+
+def test_the_page_of_the_sweep_file_has_every_section() -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "sweep_file.md").read_text())
+    shown = {name for block in blocks for name in re.findall(r"^(\w+):", block, re.M)}
+    assert {f.name for f in dataclasses.fields(Sweep)} - {"inner"} <= shown | {"seed"}
+
+
+# --- the method ---------------------------------------------------------------------------------------------
+
+
+def test_sections_of_the_method_that_are_named_exist() -> None:
+    """`method.md 2.6`, as the texts of fields and docstrings say, is a heading of docs/method.md."""
+    headings = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\b", (ROOT / "docs" / "method.md").read_text(), re.M))
+    sources = [path for name in ("edc_ray", "tests", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    named = {
+        number
+        for path in (*sources, *DOCUMENTS, *(ROOT / "sweeps").glob("*.yaml"))
+        for number in re.findall(r"method\.md (\d+(?:\.\d+)?)", path.read_text())
+    }
+    assert len(named) > 20 and not named - headings
