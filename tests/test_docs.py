@@ -43,11 +43,11 @@ def test_links_resolve(document: Path) -> None:
 
 
 def commands(text: str) -> Iterator[str]:
-    """Command lines of the code blocks and of the inline code, without prompt and comment."""
+    """Command lines of the code blocks and of the inline code, without prompt, comment and `> FILE`."""
     blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.M | re.S)
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for line in (*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *spans):
-        words = re.sub(r"^\$ |\s+#.*$", "", line.strip()).removeprefix("ray job submit -- ").strip()
+        words = re.sub(r"^\$ |\s+#.*$|\s+>.*$", "", line.strip()).removeprefix("ray job submit -- ").strip()
         words = words.removeprefix(".venv/bin/")
         if COMMAND.match(words) and " " in words:
             yield words
@@ -59,17 +59,8 @@ COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in commands(
 def test_the_readme_shows_the_commands() -> None:
     shown = {line.split(" --set")[0] for name, line in COMMANDS if name == "README.md"}
     assert {"make sweep", "make test", "python -m edc_ray.sweep sweeps/quickstart.yaml"} <= shown
-    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == {
-        "plan",
-        "condense",
-        "report",
-        "status",
-        "doctor",
-        "presets",
-        "store",
-        "evaluate",
-        "export",
-    }
+    commands = {module.__name__.rsplit(".", 1)[-1].replace("_", "-") for module in cli.COMMANDS}
+    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == commands - {"schema"}
 
 
 @pytest.mark.parametrize("line", [line for _, line in COMMANDS])
@@ -124,7 +115,8 @@ def test_the_readmes_tree_has_every_module() -> None:
     packages = {path.parent.name + "/" for path in (ROOT / "edc_ray").glob("*/__init__.py")}
     assert not [name for name in modules | packages if not re.search(rf"(^|\s){re.escape(name)}\s", tree[0])]
     shown = set(re.findall(r"\b(\w+\.py)\b", tree[0]))
-    assert not [name for name in shown if not list((ROOT / "edc_ray").rglob(name))]
+    files = {path.name for folder in ("edc_ray", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    assert not shown - files
 
 
 def test_tables_and_presets_that_are_named_exist() -> None:

@@ -143,7 +143,11 @@ def markdown() -> str:
     parts = [_HEAD]
     for section in sections:
         rows = [_markdown_row(path, f) for path, f in fields.items() if path.rpartition(".")[0] == section]
-        parts += [f"## {section or 'experiment'}", _of_section(section), "\n".join([_COLUMNS, "| --- | --- | --- | --- | --- |", *rows])]
+        parts += [
+            f"## {section or 'experiment'}",
+            _of_section(section),
+            "\n".join([_COLUMNS, "| --- | --- | --- | --- | --- |", *rows]),
+        ]
     return "\n\n".join(parts)
 
 
