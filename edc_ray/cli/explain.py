@@ -142,23 +142,21 @@ def markdown() -> str:
     sections = dict.fromkeys(path.rpartition(".")[0] for path in fields)
     parts = [_HEAD]
     for section in sections:
-        rows = [_markdown_row(path, f) for path, f in fields.items() if path.rpartition(".")[0] == section]
-        parts += [
-            f"## {section or 'experiment'}",
-            _of_section(section),
-            "\n".join([_COLUMNS, "| --- | --- | --- | --- | --- |", *rows]),
-        ]
+        inside = {path: f for path, f in fields.items() if path.rpartition(".")[0] == section}
+        table = [*_COLUMNS, *(_markdown_row(path, f) for path, f in inside.items())]
+        parts += [f"## {section or 'experiment'}", _of_section(section), "\n".join(table)]
     return "\n\n".join(parts)
 
 
-_COLUMNS = "| field | meaning | default | `{}` searches | makes anew |"
+_COLUMNS = "| field | meaning | default | `{}` searches | makes anew |", "| --- | --- | --- | --- | --- |"
 _HEAD = """# The design space
 
 Written by `edc-ray explain --markdown`; do not edit. Every field that may stand under `search:` of a
-[sweep file](sweep_file.md): what it means, its default, the range of `{}`, and the stages that a new value makes
-anew; all others are shared. A field without a range needs `low` and `high`, or `choices`. Presets have other
-values than the defaults; `edc-ray explain recover.lr` also says which, and what is legal. `dataset`, `split` and the
-seeds cannot be searched: that would change what is compared."""
+[sweep file](sweep_file.md): what it means, its default, the range of `{}`, and the stages that a new value
+makes anew; all others are shared. A field without a range needs `low` and `high`, or `choices`. Presets have
+other values than the defaults; `edc-ray explain recover.lr` also says which, and what is legal. `dataset`,
+`split` and the seeds cannot be searched: that would change what is compared. `method.md 2.6` is a section of
+[the method](method.md)."""
 
 
 def _markdown_row(path: str, f: Field) -> str:
