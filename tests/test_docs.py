@@ -8,10 +8,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from edc_ray import cli, config, presets, reuse, space, specs
-from edc_ray.config import Sweep
+from edc_ray.config import Ladder, Sweep
+from edc_ray.presets.protocols import PROTOCOLS
 from edc_ray.sweep import first_rung
 
 ROOT = Path(__file__).parents[1]
@@ -153,9 +155,13 @@ YAML = [
 
 @pytest.mark.parametrize("block", YAML)
 def test_yaml_of_the_documents_is_a_file_that_would_run(block: str, tmp_path: Path) -> None:
-    """What needs no data, package or earlier sweep is checked as before a run."""
+    """What needs no data, package or earlier sweep is checked as before a run; an editor marks nothing."""
     file = tmp_path / "file.yaml"
     file.write_text(block)
+    data, cls = config.read_yaml(file), Ladder if specs.is_ladder(str(file)) else Sweep
+    legal = config.schema(cls, sorted(presets.PRESETS), list(PROTOCOLS))
+    found = jsonschema.Draft202012Validator(legal).iter_errors(data)
+    assert [error.message for error in found] == []
     if specs.is_ladder(str(file)):
         compared, base = specs.load_ladder(str(file))
         for row in compared.rows.values():
