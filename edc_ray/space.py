@@ -67,6 +67,11 @@ def _waits_for(path: str) -> dict[str, tuple[Any, ...]]:
     }
 
 
+def searchable(path: str) -> bool:
+    """Not what says which images, or which draw: that would change what is compared."""
+    return not path.startswith(("split.", "dataset.")) and path not in ("seed", "init.seed", "evaluate.seeds")
+
+
 def check(search: Mapping[str, Knob], base: Experiment) -> None:
     """Every knob is a field that has an effect, every value in its range legal there, every `when` names a
     choice of another knob.
@@ -82,7 +87,7 @@ def check(search: Mapping[str, Knob], base: Experiment) -> None:
     for path, knob in search.items():
         if path not in fields:
             raise config.unknown(f"search.{path}", _plain(knob), fields, name=path)
-        if path.startswith(("split.", "dataset.")) or path in ("seed", "init.seed", "evaluate.seeds"):
+        if not searchable(path):
             raise ConfigError(
                 f"search.{path}", _plain(knob), "cannot be searched: it would change what is compared"
             )

@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands parse, names of files and presets exist."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -7,9 +8,13 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from edc_ray import cli, presets, specs
+from edc_ray import cli, config, presets, reuse, space, specs
+from edc_ray.config import Ladder, Sweep
+from edc_ray.presets.protocols import PROTOCOLS
+from edc_ray.sweep import first_rung
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("cluster", "docs", "tests")
@@ -40,11 +45,11 @@ def test_links_resolve(document: Path) -> None:
 
 
 def commands(text: str) -> Iterator[str]:
-    """Command lines of the code blocks and of the inline code, without prompt and comment."""
+    """Command lines of the code blocks and of the inline code, without prompt, comment and `> FILE`."""
     blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.M | re.S)
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for line in (*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *spans):
-        words = re.sub(r"^\$ |\s+#.*$", "", line.strip()).removeprefix("ray job submit -- ").strip()
+        words = re.sub(r"^\$ |\s+#.*$|\s+>.*$", "", line.strip()).removeprefix("ray job submit -- ").strip()
         words = words.removeprefix(".venv/bin/")
         if COMMAND.match(words) and " " in words:
             yield words
@@ -56,17 +61,8 @@ COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in commands(
 def test_the_readme_shows_the_commands() -> None:
     shown = {line.split(" --set")[0] for name, line in COMMANDS if name == "README.md"}
     assert {"make sweep", "make test", "python -m edc_ray.sweep sweeps/quickstart.yaml"} <= shown
-    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == {
-        "plan",
-        "condense",
-        "report",
-        "status",
-        "doctor",
-        "presets",
-        "store",
-        "evaluate",
-        "export",
-    }
+    commands = {module.__name__.rsplit(".", 1)[-1].replace("_", "-") for module in cli.COMMANDS}
+    assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == commands - {"schema"}
 
 
 @pytest.mark.parametrize("line", [line for _, line in COMMANDS])
@@ -121,7 +117,8 @@ def test_the_readmes_tree_has_every_module() -> None:
     packages = {path.parent.name + "/" for path in (ROOT / "edc_ray").glob("*/__init__.py")}
     assert not [name for name in modules | packages if not re.search(rf"(^|\s){re.escape(name)}\s", tree[0])]
     shown = set(re.findall(r"\b(\w+\.py)\b", tree[0]))
-    assert not [name for name in shown if not list((ROOT / "edc_ray").rglob(name))]
+    files = {path.name for folder in ("edc_ray", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    assert not shown - files
 
 
 def test_tables_and_presets_that_are_named_exist() -> None:
@@ -143,3 +140,59 @@ def test_sweep_files_say_how_to_run_them(file: Path) -> None:
         assert specs.load_ladder(str(file))[0].rows
     else:
         assert specs.load_file(str(file))[0].search
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.M | re.S)
+YAML = [
+    pytest.param(block, id=f"{path.name}:{i}")
+    for path in DOCUMENTS
+    if path.parent.name != "cluster"  # test_cluster_files.py
+    for i, block in enumerate(BLOCK.findall(path.read_text()))
+]
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_yaml_of_the_documents_is_a_file_that_would_run(block: str, tmp_path: Path) -> None:
+    """What needs no data, package or earlier sweep is checked as before a run; an editor marks nothing."""
+    file = tmp_path / "file.yaml"
+    file.write_text(block)
+    data, cls = config.read_yaml(file), Ladder if specs.is_ladder(str(file)) else Sweep
+    legal = config.schema(cls, sorted(presets.PRESETS), list(PROTOCOLS))
+    found = jsonschema.Draft202012Validator(legal).iter_errors(data)
+    assert [error.message for error in found] == []
+    if specs.is_ladder(str(file)):
+        compared, base = specs.load_ladder(str(file))
+        for row in compared.rows.values():
+            config.override(base, dict(specs.flatten(row.set)))
+        return
+    sweep, base = specs.load_file(str(file))
+    if sweep.search:
+        space.check(sweep.search, base)
+        reuse.check(sweep, base)
+    if sweep.sampler == "grid":
+        space.check_grid(sweep)
+    if sweep.scheduler.kind == "asha":
+        first_rung(sweep, base)
+
+
+def test_the_page_of_the_sweep_file_has_every_section() -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "sweep_file.md").read_text())
+    shown = {name for block in blocks for name in re.findall(r"^(\w+):", block, re.M)}
+    assert {f.name for f in dataclasses.fields(Sweep)} - {"inner"} <= shown | {"seed"}
+
+
+# --- the method ---------------------------------------------------------------------------------------------
+
+
+def test_sections_of_the_method_that_are_named_exist() -> None:
+    """`method.md 2.6`, as the texts of fields and docstrings say, is a heading of docs/method.md."""
+    headings = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\b", (ROOT / "docs" / "method.md").read_text(), re.M))
+    sources = [path for name in ("edc_ray", "tests", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    named = {
+        number
+        for path in (*sources, *DOCUMENTS, *(ROOT / "sweeps").glob("*.yaml"))
+        for number in re.findall(r"method\.md (\d+(?:\.\d+)?)", path.read_text())
+    }
+    assert len(named) > 20 and not named - headings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edc_ray import cli, config, pipeline
+from edc_ray import cli, config, pipeline, space
 from edc_ray.cli import explain
 from edc_ray.config import ConfigError, Experiment, Sweep
 
@@ -93,3 +93,41 @@ def test_every_default_is_the_one_that_counts() -> None:
         value = attrgetter(path)(Experiment())
         plain = list(value) if isinstance(value, tuple) else value
         assert rows(f"experiment.{path}")["default"] == json.dumps(plain)
+
+
+# --- the document -------------------------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "design_space.md"
+
+
+def test_the_document_is_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "--markdown"]) == 0
+    out = capsys.readouterr().out
+    assert out == DOCUMENT.read_text(), "edc-ray explain --markdown > docs/design_space.md"
+
+
+def test_the_document_has_what_a_search_may_have() -> None:
+    """A row for each field, by section, with the stages that `explain` tells; none that a search refuses."""
+    text = DOCUMENT.read_text()
+    parts = {part.splitlines()[0]: part for part in text.split("\n## ")[1:]}
+    told = {
+        f"{section}.{row.split('`')[1]}".removeprefix("experiment."): row.split(" | ")
+        for section, part in parts.items()
+        for row in re.findall(r"^\| `.*$", part, re.M)
+    }
+    refused = set()
+    for path in config.paths(Experiment):
+        try:
+            space.check({path: config.Knob(choices=(None,))}, Experiment())
+        except ConfigError as error:
+            if "cannot be searched" in error.legal:
+                refused.add(path)
+    assert told.keys() == config.paths(Experiment).keys() - refused and len(refused) > 5
+    assert told["recover.matching.weight"][3:] == ["0.001 to 1, log", "recover, relabel, evaluate |"]
+    for path, row in told.items():
+        assert row[4] == rows(f"experiment.{path}")["makes anew"] + " |"
+
+
+def test_the_document_takes_no_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "--markdown", "recover.lr"]) == 2
+    assert "takes no path" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """edc_ray as a library: in a few lines from arrays to an accuracy, and what it refuses."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 import edc_ray
-from edc_ray import arrays
+from edc_ray import arrays, config
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError
 from edc_ray.core import data
@@ -43,50 +44,53 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # --- in under ten lines -------------------------------------------------------------------------------------
 
+README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 EXAMPLES = {
-    "arrays": """
-        import edc_ray
-
-        condensed = edc_ray.condense(images, labels, ipc=2, changes=fast)
-        print(condensed.images.shape, condensed.labels, condensed.classes)
-        result = edc_ray.evaluate(condensed, student="vgg5_w16", test=(test_images, test_labels))
-        print(f"{result.accuracy:.1%}, random real images {result.random_real[0]:.1%}")
-        print(edc_ray.load(condensed.path))
-    """,
+    "the README's": README[0],
     "dataset": """
-        import edc_ray
-        from torchvision.datasets import ImageFolder
+import edc_ray
+from torchvision.datasets import ImageFolder
 
-        condensed = edc_ray.condense(ImageFolder("train"), ipc=1, changes=fast)
-        print(edc_ray.evaluate(condensed, test=ImageFolder("test")))
-    """,
+condensed = edc_ray.condense(ImageFolder("train"), ipc=1, changes={"recover.iterations": 3})
+print(edc_ray.evaluate(condensed, test=ImageFolder("test")))
+""",
 }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_own_dataset_in_under_ten_lines(
-    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = made()
+    """As it is written, with smaller networks and trainings under the example's own changes."""
+    images, labels = made(60)
     test_images, test_labels = made(9, seed=1)
     for part, pictures, classes in (("train", images, labels), ("test", test_images, test_labels)):
         for index, (picture, label) in enumerate(zip(pictures, classes, strict=True)):
             (folder / part / "abc"[label]).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / part / "abc"[label] / f"{index}.png")
-    lines = [line.removeprefix(" " * 8) for line in EXAMPLES[name].strip("\n").splitlines()]
+    lines = EXAMPLES[name].strip().splitlines()
     assert len(lines) < 10
-    given = {
+    condense = edc_ray.condense
+    fast = {path: config.parse_value(value) for path, value in (change.split("=") for change in TINY)}
+    monkeypatch.setattr(
+        edc_ray,
+        "condense",
+        lambda *data, changes=None, **given: condense(*data, changes=fast | (changes or {}), **given),
+    )
+    given: dict[str, Any] = {
         "images": images, "labels": labels, "test_images": test_images, "test_labels": test_labels,
-        "fast": TINY,
     }  # fmt: skip
     exec("\n".join(lines), given)
     out = capsys.readouterr().out
-    if name == "arrays":
-        assert "torch.Size([6, 3, 8, 8]) tensor([0, 0, 1, 1, 2, 2]) ('0', '1', '2')" in out
-        assert f"Condensed(6 images of 8 px, 2 a class, {folder}/store/recover-" in out
-    else:
+    if name == "dataset":
         assert "% on test (9 images), student convnet_w16_d2, seeds [0], random real images" in out
-        assert given["condensed"].classes == ("a", "b", "c")  # type: ignore[attr-defined]
+        assert given["condensed"].classes == ("a", "b", "c")
+        return
+    assert out.startswith("torch.Size([30, 3, 8, 8]) ('0', '1', '2')\n")
+    assert "% on val (15 images), student convnet_w16_d2, seeds [0], random real images" in out
+    assert "% on test (9 images), student vgg5_w16, seeds [0], random real images" in out
+    assert repr(given["again"]) == repr(given["condensed"])
+    assert given["again"].path.startswith(f"{folder}/store/recover-")
 
 
 # --- what it computes ---------------------------------------------------------------------------------------

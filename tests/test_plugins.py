@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -303,3 +304,17 @@ def test_workers_of_ray_find_what_lies_in_the_working_directory(folder: Path) ->
             })  # fmt: skip
     assert any("/good_plugin==net/model.net." in name for name in found[0])
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_the_network_and_the_loss_of_the_readme_keep_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    own = [block for block in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "def " in block]
+    assert len(own) == 1
+    (tmp_path / "of_the_readme.py").write_text(own[0])
+    for name, kind in (("net", "model"), ("huber", "matcher")):
+        assert cli.main(["check-plugin", f"of_the_readme:{name}"]) == 0
+        assert f"as a {kind}" in capsys.readouterr().out

@@ -11,11 +11,12 @@ import yaml
 
 from edc_ray import cli, config, presets
 from edc_ray.config import ConfigError, Experiment, Ladder, Sweep
+from edc_ray.presets.protocols import PROTOCOLS
 from edc_ray.specs import load_file, load_ladder
 
 FILES = sorted(Path("sweeps").glob("*.yaml"))
 SCHEMAS: dict[type, dict[str, Any]] = {
-    cls: config.schema(cls, sorted(presets.PRESETS)) for cls in (Sweep, Ladder, Experiment)
+    cls: config.schema(cls, sorted(presets.PRESETS), list(PROTOCOLS)) for cls in (Sweep, Ladder, Experiment)
 }
 
 
@@ -53,6 +54,15 @@ def test_every_field_of_an_experiment_has_a_meaning_and_its_range() -> None:
             assert (node.get("minimum"), node.get("maximum")) == (f.metadata["low"], f.metadata["high"]), path
         if path == "recover.betas":
             assert [item["maximum"] for item in node["prefixItems"]] == [0.9999] * 2
+
+
+def test_a_protocol_is_of_the_files_experiment_only() -> None:
+    for cls in (Sweep, Ladder):
+        rows: dict[str, Any] = {"rows": {"a": {}}} if cls is Ladder else {}
+        for name, wrong in (("rded", []), (None, []), ("rdde", ["experiment.protocol"])):
+            assert errors(cls, {"experiment": {"protocol": name}} | rows) == wrong
+    assert errors(Ladder, {"rows": {"a": {"set": {"protocol": "rded"}}}}) == ["rows.a.set"]
+    assert errors(Experiment, {"protocol": "rded"}) == [""]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -19,10 +19,13 @@ WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default="", help="such as recover.matching.weight, or a section")
+    parser.add_argument("--markdown", action="store_true", help="docs/design_space.md, on standard output")
 
 
 def run(args: argparse.Namespace) -> None:
-    print("\n".join(lines(args.path)))
+    if args.markdown and args.path:
+        raise config.ConfigError("--markdown", args.path, "takes no path: the document has all fields")
+    print(markdown() if args.markdown else "\n".join(lines(args.path)))
 
 
 def lines(path: str) -> list[str]:
@@ -121,9 +124,59 @@ def _in_experiment(path: str, f: Field) -> list[str]:
     if wanted := f.metadata["search"]:
         told.append(_row("searched", f"{json.dumps(wanted)}, that is {{}} in `search`"))
     told.append(_row("makes anew", _stages(path, f)))
-    parent = attrgetter(section)(Experiment()) if section else Experiment()
-    told.append(_row("section", f"{section or 'experiment'}: {(type(parent).__doc__ or '').splitlines()[0]}"))
+    told.append(_row("section", f"{section or 'experiment'}: {_of_section(section)}"))
     return [*told, *(_row(f"EDC {version}", _source(path, version)) for version in ("paper", "official"))]
+
+
+def _of_section(section: str) -> str:
+    """The first line of its text; "" = of the experiment."""
+    parent = attrgetter(section)(Experiment()) if section else Experiment()
+    return (type(parent).__doc__ or "").splitlines()[0]
+
+
+def markdown() -> str:
+    """docs/design_space.md: every field that a search may have, by section."""
+    from edc_ray import space  # Optuna
+
+    fields = {path: f for path, f in config.paths(Experiment).items() if space.searchable(path)}
+    sections = dict.fromkeys(path.rpartition(".")[0] for path in fields)
+    parts = [_HEAD]
+    for section in sections:
+        inside = {path: f for path, f in fields.items() if path.rpartition(".")[0] == section}
+        table = [*_COLUMNS, *(_markdown_row(path, f) for path, f in inside.items())]
+        parts += [f"## {section or 'experiment'}", _of_section(section), "\n".join(table)]
+    return "\n\n".join(parts)
+
+
+_COLUMNS = "| field | meaning | default | `{}` searches | makes anew |", "| --- | --- | --- | --- | --- |"
+_HEAD = """# The design space
+
+Written by `edc-ray explain --markdown`; do not edit. Every field that may stand under `search:` of a
+[sweep file](sweep_file.md): what it means, its default, the range of `{}`, and the stages that a new value
+makes anew; all others are shared. A field without a range needs `low` and `high`, or `choices`. Presets have
+other values than the defaults; `edc-ray explain recover.lr` also says which, and what is legal. `dataset`,
+`split` and the seeds cannot be searched: that would change what is compared. `method.md 2.6` is a section of
+[the method](method.md)."""
+
+
+def _markdown_row(path: str, f: Field) -> str:
+    needed = "; ".join(f"{name} = {_any(value)}" for name, value in f.metadata["when"].items())
+    meaning = _meaning(f) + (f" (only where {needed})" if needed else "")
+    cells = (f"`{path.rpartition('.')[2]}`", meaning, _code(_value(f)), _range(f), _stages(path, f))
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _range(f: Field) -> str:
+    wanted = f.metadata["search"]
+    if wanted is None:
+        return ""
+    if "choices" in wanted:
+        return ", ".join(_code(json.dumps(choice)) for choice in wanted["choices"])
+    return f"{wanted['low']:g} to {wanted['high']:g}" + (", log" if wanted.get("log") else "")
 
 
 def _any(value: Any) -> str:

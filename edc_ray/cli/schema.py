@@ -4,6 +4,7 @@ import argparse
 import json
 
 from edc_ray import config, presets
+from edc_ray.presets.protocols import PROTOCOLS
 
 KINDS = {"sweep": config.Sweep, "ladder": config.Ladder, "experiment": config.Experiment}
 
@@ -14,4 +15,4 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(json.dumps(config.schema(KINDS[args.kind], sorted(presets.PRESETS)), indent=1))
+    print(json.dumps(config.schema(KINDS[args.kind], sorted(presets.PRESETS), list(PROTOCOLS)), indent=1))

@@ -14,11 +14,11 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def schema(cls: type, presets: Sequence[str] = ()) -> Schema:
+def schema(cls: type, presets: Sequence[str] = (), protocols: Sequence[str] = ()) -> Schema:
     """Of a file of Sweep or Ladder, or of an Experiment, as JSON Schema 2020-12.
 
     Experiments may be written with sections inside sections or with dotted paths, as in the files.
-    presets: the legal values of `preset`; none = any text.
+    presets, protocols: the legal values of `preset` and `experiment.protocol`; none = any text.
     """
     found = _plain(cls)
     defs: Schema = found.pop("$defs", {})
@@ -26,21 +26,27 @@ def schema(cls: type, presets: Sequence[str] = ()) -> Schema:
         experiment = _plain(Experiment)
         defs |= experiment.pop("$defs")
         defs["Experiment"] = experiment
-        found["properties"]["experiment"] = {
-            "$ref": "#/$defs/Experiment",
-            "description": "changes to the preset",
-        }
         if presets:
             found["properties"]["preset"] |= {"enum": [None, *presets]}
     top = found if cls is Experiment else defs["Experiment"]
     for section in _sections(Experiment):
         place = top if section is Experiment else defs[section.__name__]
         place["properties"] |= _dotted(section)
+    if cls is not Experiment:
+        found["properties"]["experiment"] = _of_file(top, protocols)
     if cls is Sweep:
         _search(found)
     if cls is Ladder:
         defs["Row"]["properties"]["set"] = {"$ref": "#/$defs/Experiment", "description": "changes to `base`"}
     return {"$schema": DIALECT, "title": f"edc-ray {cls.__name__.lower()}", **found, "$defs": defs}
+
+
+def _of_file(experiment: Schema, protocols: Sequence[str]) -> Schema:
+    """The experiment, and `protocol`, which sets many of its fields and is none."""
+    text = "named recipe of relabel and evaluate, under the fields of theirs that are given; null = none"
+    legal: Schema = {"enum": [None, *protocols]} if protocols else {"type": ["string", "null"]}
+    inside = {**experiment["properties"], "protocol": {"description": text} | legal}
+    return {**experiment, "properties": inside, "description": "changes to the preset"}
 
 
 def _plain(cls: type) -> Schema:
