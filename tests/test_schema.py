@@ -11,11 +11,13 @@ import yaml
 
 from edc_ray import cli, config, presets
 from edc_ray.config import ConfigError, Experiment, Ladder, Sweep
+from edc_ray.presets import protocols
 from edc_ray.specs import load_file, load_ladder
 
 FILES = sorted(Path("sweeps").glob("*.yaml"))
 SCHEMAS: dict[type, dict[str, Any]] = {
-    cls: config.schema(cls, sorted(presets.PRESETS)) for cls in (Sweep, Ladder, Experiment)
+    cls: config.schema(cls, sorted(presets.PRESETS), list(protocols.PROTOCOLS))
+    for cls in (Sweep, Ladder, Experiment)
 }
 
 
@@ -71,6 +73,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "experiment.recover.matching.class_weight",
     ),
     ({"preset": "edc/cifar11/ipc10"}, "preset"),
+    ({"experiment": {"protocol": "edd"}}, "experiment.protocol"),
 ]
 
 
@@ -97,6 +100,13 @@ def test_sections_and_dotted_paths_are_the_same_experiment(load: Callable[..., A
         file.write_text(yaml.safe_dump({"experiment": written} | rest))
         made.append(load(str(file))[1])
     assert all(one == made[0] for one in made) and made[0].recover.matching.weight == 0.5
+
+
+def test_a_file_may_name_a_protocol_but_no_row_of_a_ladder() -> None:
+    for cls, rest in ((Sweep, {}), (Ladder, {"rows": {"a": {}}})):
+        assert errors(cls, {"experiment": {"protocol": "rd3", "evaluate.epochs": 9}} | rest) == []
+    assert errors(Ladder, {"rows": {"a": {"set": {"protocol": "rd3"}}}}) == ["rows.a.set"]
+    assert errors(Experiment, {"protocol": "rd3"}) == [""]  # which has relabel and evaluate instead
 
 
 @pytest.mark.parametrize("kind", ["sweep", "ladder", "experiment"])

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from edc_ray import config, presets
+from edc_ray.presets import protocols
 
 KINDS = {"sweep": config.Sweep, "ladder": config.Ladder, "experiment": config.Experiment}
 
@@ -14,4 +15,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(json.dumps(config.schema(KINDS[args.kind], sorted(presets.PRESETS)), indent=1))
+    legal = sorted(presets.PRESETS), list(protocols.PROTOCOLS)
+    print(json.dumps(config.schema(KINDS[args.kind], *legal), indent=1))

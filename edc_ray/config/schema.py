@@ -14,11 +14,11 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def schema(cls: type, presets: Sequence[str] = ()) -> Schema:
+def schema(cls: type, presets: Sequence[str] = (), protocols: Sequence[str] = ()) -> Schema:
     """Of a file of Sweep or Ladder, or of an Experiment, as JSON Schema 2020-12.
 
     Experiments may be written with sections inside sections or with dotted paths, as in the files.
-    presets: the legal values of `preset`; none = any text.
+    presets, protocols: the legal values of `preset` and of `experiment.protocol`; none = any text.
     """
     found = _plain(cls)
     defs: Schema = found.pop("$defs", {})
@@ -26,6 +26,9 @@ def schema(cls: type, presets: Sequence[str] = ()) -> Schema:
         experiment = _plain(Experiment)
         defs |= experiment.pop("$defs")
         defs["Experiment"] = experiment
+        named = {"enum": [None, *protocols]} if protocols else {"type": ["string", "null"]}
+        named["description"] = "the recipe of relabel and evaluate, under the fields that are given"
+        experiment["properties"]["protocol"] = named
         found["properties"]["experiment"] = {
             "$ref": "#/$defs/Experiment",
             "description": "changes to the preset",
@@ -39,7 +42,8 @@ def schema(cls: type, presets: Sequence[str] = ()) -> Schema:
     if cls is Sweep:
         _search(found)
     if cls is Ladder:
-        defs["Row"]["properties"]["set"] = {"$ref": "#/$defs/Experiment", "description": "changes to `base`"}
+        changes = {"$ref": "#/$defs/Experiment", "description": "changes to `base`"}
+        defs["Row"]["properties"]["set"] = changes | {"not": {"required": ["protocol"]}}
     return {"$schema": DIALECT, "title": f"edc-ray {cls.__name__.lower()}", **found, "$defs": defs}
 
 
