@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,7 @@ def test_a_read_of_test_by_a_unit_that_is_killed_is_on_record(store: Store) -> N
     before = record(store)
     running = Worker(store, HOW).run(tasks[-1], "student")
     next(running)
+    assert isinstance(running, Generator)
     running.close()  # as if it were killed: nothing is committed
     assert not pipeline.is_hit(tasks[-1], store, HOW) and record(store) - before == {tasks[-1].key}
     pipeline.ensure(experiment, store, HOW, pipeline.in_process(store, HOW))

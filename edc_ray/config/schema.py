@@ -26,7 +26,7 @@ def schema(cls: type, presets: Sequence[str] = (), protocols: Sequence[str] = ()
         experiment = _plain(Experiment)
         defs |= experiment.pop("$defs")
         defs["Experiment"] = experiment
-        named = {"enum": [None, *protocols]} if protocols else {"type": ["string", "null"]}
+        named: Schema = {"enum": [None, *protocols]} if protocols else {"type": ["string", "null"]}
         named["description"] = "the recipe of relabel and evaluate, under the fields that are given"
         experiment["properties"]["protocol"] = named
         found["properties"]["experiment"] = {

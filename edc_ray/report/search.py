@@ -11,6 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from edc_ray.report.section import Section, drawing, png
 from edc_ray.report.trials import ACCURACY, COSTS, FEW, Trials
 
+MAXIMIZE, MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 LEADERS = 10
 KNOBS = 6  # of a picture: more are not legible
 
@@ -165,7 +166,7 @@ def pareto(trials: Trials) -> Section:
     for costs in [several] if several else [(cost,) for cost in COSTS]:
         known = _objectives(trials, several) if several else trials.costs
         known = [row for row in known if all(row[cost] is not None for cost in costs)]
-        study = optuna.create_study(directions=["maximize", *("minimize" for _ in costs)])
+        study = optuna.create_study(directions=[MAXIMIZE, *[MINIMIZE] * len(costs)])
         for row in known:
             values = [row[ACCURACY], *(row[cost] for cost in costs)]
             study.add_trial(optuna.trial.create_trial(values=values))
