@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from edc_ray import pipeline, space
 from edc_ray.artifacts import Damaged, Store
 from edc_ray.config import Experiment, Sweep
+from edc_ray.presets import protocols
 
 if TYPE_CHECKING:  # nothing here needs Ray
     from edc_ray.distributed.broker import Summary
@@ -26,7 +27,6 @@ Say = Callable[[str], None]
 Runs = list[tuple[str, Experiment]]  # what a run is called, and what it is
 AGAIN_SEED = pipeline.CONFIRM_SEED + 500  # first seed of the best again on val; no claim has seen it
 STUDENT = 10_000  # between the seeds of two students of one condensed set
-READS = "test_reads.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +233,17 @@ class Claim:
         if self.sweep.confirm.seeds and self._signature() not in self._signed():
             why = f"confirmation of sweep {self.sweep.name}: trial {self.best.number}"
             line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
-            self.store.append_line(READS, line | {"dataset": self.base.dataset.name} | self._signature())
+            self.store.append_line(
+                pipeline.READS, line | {"dataset": self.base.dataset.name} | self._signature()
+            )
 
     def _signature(self) -> dict[str, Any]:
         return {"sweep": self.sweep.name, "trials": len(space.finished(self.study))}
 
     def _signed(self) -> list[dict[str, Any]]:
-        lines = [line for line in self.store.read_lines(READS) if line.get("sweep") == self.sweep.name]
+        lines = [
+            line for line in self.store.read_lines(pipeline.READS) if line.get("sweep") == self.sweep.name
+        ]
         return [{"sweep": line["sweep"], "trials": line["trials"]} for line in lines]
 
     # --- what it says ---
@@ -260,6 +264,8 @@ class Claim:
         ties = [number for number in close if number != self.best.number]
         return {
             "best": {"trial": self.best.number, "params": self.best.params, "val": val},
+            "protocol": protocols.name_of(self.experiment(self.best)),
+            "seeds": [run.evaluate.seeds[0] for run in self.arms().get("condensed", [])],
             "val": {"images": judged["judged"], "standard_error": error, "ties": ties},
             "accuracies": accuracies,
             "differences": differences,
@@ -267,7 +273,7 @@ class Claim:
             "core_seconds": self._cost(),
             "trials": self._trials(),
             "rungs": space.rung_correlation(self.study.trials),
-            "test_reads": len(self.store.read_lines(READS)),
+            "test_reads": len(self.store.read_lines(pipeline.READS)),
             **self._choices(),
         }
 

@@ -76,11 +76,15 @@ def _swept(settings: Sweep, experiment: Experiment, store: Store) -> list[Item]:
         elif copies and not pipeline.skipped(task, runtime):
             units = len(pipeline.units(task, runtime)) + pipeline.finish(task)
             items.append(Item(task, copies, copies * units))
-    return [*items, *_confirmed(settings, best, store)]
+    # Trials that share the winner's images, whose recipes random_real gets.
+    recipes = expected["evaluate"] if expected.get("recover", 1) == 1 else settings.inner
+    return [*items, *_confirmed(settings, best, store, recipes)]
 
 
-def _confirmed(settings: Sweep, best: Experiment, store: Store) -> list[Item]:
-    """Of the confirmation. The candidates of confirm.best are taken to be like the best one of now."""
+def _confirmed(settings: Sweep, best: Experiment, store: Store, recipes: int) -> list[Item]:
+    """Of the confirmation. The candidates of confirm.best, and random_real's recipes, are taken to be like
+    the best one of now.
+    """
     from edc_ray.claim import AGAIN_SEED, student  # Optuna, as above
 
     confirm, runtime = settings.confirm, settings.runtime
@@ -89,12 +93,17 @@ def _confirmed(settings: Sweep, best: Experiment, store: Store) -> list[Item]:
     arms = [arm for each in final for arm in pipeline.arms(each).values()]
     arms += [student(each, number) for each in final for number in range(1, confirm.students)]
     items = _missing([task for arm in arms for task in pipeline.tasks(arm)], store, runtime)
+    shared = {task.key for task in pipeline.tasks(best)}
     if confirm.best > 1:
-        shared = {task.key for task in pipeline.tasks(best)}
         again = [pipeline.with_seed(best, AGAIN_SEED + i) for i in range(confirm.seeds)]
         tasks = [task for each in again for task in pipeline.tasks(each) if task.key not in shared]
         one = _missing(tasks, store, runtime)
         items += [Item(i.task, confirm.best * i.copies, confirm.best * i.units) for i in one]
+    if recipes > 1 and seeds:
+        real = pipeline.arms(best)["random_real"]
+        for item in _missing([t for t in pipeline.tasks(real) if t.key not in shared], store, runtime):
+            many = recipes if item.task.stage in ("relabel", "evaluate") else 1
+            items.append(Item(item.task, many * item.copies, many * item.units))
     return items
 
 

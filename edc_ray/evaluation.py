@@ -143,7 +143,7 @@ def facts(given: Given, found: Sequence[Cell], store: Store) -> dict[str, Any]:
     return {
         "set": given.name, "images": images, "ipc": given.experiment.init.ipc, "split": split,
         "judged": judged, "synthesis": synthesis, "notes": list(given.notes), "rows": rows,
-        "test_reads": len(store.read_lines("test_reads.jsonl")),
+        "test_reads": len(store.read_lines(pipeline.READS)),
     }  # fmt: skip
 
 
@@ -151,10 +151,9 @@ def table(told: dict[str, Any]) -> list[str]:
     """Every number with its protocol, split, seeds and baseline; then the claim of generalisation."""
     from edc_ray.claim import interval
 
-    nobody = "unknown networks" if told["synthesis"] is None else "no network"
-    made = ", ".join(told["synthesis"] or ()) or nobody
     lines = [
-        f"{told['set']}: {told['images']} images ({told['ipc']} a class), made with {made}",
+        f"{told['set']}: {told['images']} images ({told['ipc']} a class), "
+        f"made with {networks(told['synthesis'])}",
         f"accuracy on {told['split']} ({told['judged']} images) in %, mean and 95 % interval of students;",
         "random real: as many images, a new draw for each seed, same labels and recipe; "
         "difference: paired by seed",
@@ -173,6 +172,11 @@ def table(told: dict[str, Any]) -> list[str]:
     lines += [f"note: {note}" for note in told["notes"]]
     lines += score_lines(told)
     return [*lines, f"reads of a test split on record in this store: {told['test_reads']}"]
+
+
+def networks(names: Sequence[str] | None) -> str:
+    """Those of the synthesis, for people."""
+    return "unknown networks" if names is None else ", ".join(names) or "no network"
 
 
 def _gains(row: dict[str, Any]) -> list[float]:
@@ -207,7 +211,7 @@ def how(experiment: Experiment, store: Store) -> list[str]:
     seeds = ", ".join(map(str, experiment.evaluate.seeds))
     lines = [f"protocol: {protocols.name_of(experiment)}; students of seeds {seeds}"]
     if experiment.split.val == 0:
-        reads = len(store.read_lines("test_reads.jsonl"))
+        reads = len(store.read_lines(pipeline.READS))
         lines.append(f"test was read, as split.val is 0; reads of a test split on record here: {reads}")
     return lines
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import yaml
 from torch import Tensor
 
-from edc_ray import config, ddranking, evaluation, pipeline
+from edc_ray import config, ddranking, evaluation, given, pipeline
 from edc_ray.artifacts import Store, pack_pt, pack_table, save_file
 from edc_ray.config import ConfigError, Experiment
 from edc_ray.core import models, storage
-from edc_ray.given import CARD, Given, pngs, seen, to_json
+from edc_ray.given import CARD, Given, pngs, to_json
 from edc_ray.presets import protocols
 
 LICENCES = {
@@ -51,21 +51,10 @@ class Set:
 Files = Iterator[tuple[str, bytes]]  # name in the folder, content
 
 
-def opened(given: Given) -> Set:
-    """The images of a finished set, and the names of their classes.
-
-    Raises:
-        ConfigError: it has not been condensed yet.
-    """
-    given = replace(given, experiment=config.override(given.experiment, given.over))
-    store, task = Store(given.runtime.store), given.recover
-    ingest = next(each for each in pipeline.tasks(given.experiment, "recover") if each.stage == "ingest")
-    if not all(pipeline.is_hit(each, store, given.runtime) for each in (task, ingest)):
-        legal = f"is not in {store.root} ({task}): `edc-ray condense` makes it"
-        raise ConfigError("SET", given.name, legal)
-    tensors, _ = store.artifact("recover", task.key).read("all")
-    classes = tuple(pipeline.facts(ingest, store)["classes"])
-    return Set(given, tensors["images"], tensors["labels"], classes)
+def opened(found: Given) -> Set:
+    """Of a finished set. Raises ConfigError as `given.content`."""
+    found = replace(found, experiment=config.override(found.experiment, found.over))
+    return Set(found, *given.content(found))
 
 
 # --- formats ------------------------------------------------------------------------------------------------
@@ -124,7 +113,7 @@ FORMATS: dict[str, Callable[[Set, Store], Files]] = {
 def card(found: Set, form: str, store: Store) -> dict[str, Any]:
     """How the set was made and what is known of it, as plain data; without the files' checksums."""
     exp, task = found.experiment, found.given.recover
-    manifest, synthesis = pipeline.manifest(task, store), seen(exp)
+    manifest, synthesis = pipeline.manifest(task, store), found.given.synthesis
     rounded = form != "pt" and found.images.is_floating_point()
     return {
         "set": found.given.name, "format": form, "made_by": "edc_ray", "artifact": str(task),
@@ -133,7 +122,8 @@ def card(found: Set, form: str, store: Store) -> dict[str, Any]:
         "images": len(found.images), "size_px": exp.dataset.size_px,
         "image_bytes": pipeline.facts(task, store)["bytes"],
         "lossless": not rounded, "held_out_for_val": exp.split.val,
-        "init": exp.init.kind, "iterations": exp.recover.iterations, "synthesis": list(synthesis or ()),
+        "init": exp.init.kind, "iterations": exp.recover.iterations,
+        "synthesis": None if synthesis is None else list(synthesis),
         "seeds": {"experiment": exp.seed, "init": exp.init.seed, "evaluate": list(exp.evaluate.seeds)},
         "protocol": protocols.name_of(exp), "labels": list(protocols.labellers(exp)),
         "accuracy": known(found.given, store),
@@ -141,26 +131,26 @@ def card(found: Set, form: str, store: Store) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def known(given: Given, store: Store) -> dict[str, Any] | None:
+def known(found: Given, store: Store) -> dict[str, Any] | None:
     """What the set's own recipe gave, and random real images, where both have been judged."""
     told: dict[str, Any] = {}
-    arms = pipeline.arms(given.experiment)
+    arms = pipeline.arms(found.experiment)
     for name in ("condensed", "random_real"):
         tasks = [
-            task for task in pipeline.tasks(arms.get(name, given.experiment)) if task.stage == "evaluate"
+            task for task in pipeline.tasks(arms.get(name, found.experiment)) if task.stage == "evaluate"
         ]
-        if not all(pipeline.is_hit(task, store, given.runtime) for task in tasks):
+        if not all(pipeline.is_hit(task, store, found.runtime) for task in tasks):
             return None
         read = [pipeline.facts(task, store) for task in tasks]
         told |= {name: [one["accuracy"] for one in read], "split": read[0]["split"]}
-    cfg = given.experiment.evaluate
-    recipe = protocols.name_of(given.experiment)
+    cfg = found.experiment.evaluate
+    recipe = protocols.name_of(found.experiment)
     return told | {"student": cfg.student, "seeds": list(cfg.seeds), "protocol": recipe}
 
 
 def readme(about: dict[str, Any]) -> str:
     """The card for people. about: as of `card`, with the checksums."""
-    name, made = about["dataset"], ", ".join(about["synthesis"]) or "no network"
+    name, made = about["dataset"], evaluation.networks(about["synthesis"])
     lines = [
         f"# {about['images']} condensed images of {name}",
         "",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edc_ray import config, pipeline, presets, specs
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError, Experiment, Runtime, Sweep
@@ -53,6 +55,11 @@ def open_set(target: str, dataset: str | None, changes: Sequence[str], final: bo
     Raises:
         ConfigError: there is no such thing, or nothing is held out to judge it on.
     """
+    found = _opened(target, dataset, changes, final)
+    return replace(found, experiment=specs.anchored(found.experiment))  # workers may stand in another folder
+
+
+def _opened(target: str, dataset: str | None, changes: Sequence[str], final: bool) -> Given:
     own, over = _split(changes)
     known = Path(target).suffix in (".yaml", ".yml") or not Path(target).exists()
     if known and "://" not in target:
@@ -126,53 +133,59 @@ def _winner(target: str, own: Sequence[str], over: Mapping[str, Any], final: boo
     from edc_ray import report  # Optuna
 
     claim = report.open_claim(target)
-    base, runtime = changed(claim.experiment(claim.best), claim.sweep.runtime, own)
+    here = replace(claim.sweep.runtime, store=claim.store.root)  # as named here; it may have been moved
+    base, runtime = changed(claim.experiment(claim.best), here, own)
     return _made(f"{target} (trial {claim.best.number})", base, runtime, over, final)
 
 
-def anchored(found: Given) -> Given:
-    """With absolute paths, for workers that stand in another folder."""
-    return replace(found, experiment=specs.anchored(found.experiment))
+def content(found: Given) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The images of a finished set as they are stored, their labels, and the names of the classes; images of
+    somebody else are read in now.
+
+    Raises:
+        ConfigError: it has not been condensed yet.
+    """
+    store, tasks = Store(found.runtime.store), pipeline.tasks(found.experiment, "recover")
+    task, ingest = tasks[-1], next(each for each in tasks if each.stage == "ingest")
+    if not all(pipeline.is_hit(each, store, found.runtime) for each in (task, ingest)):
+        if found.experiment.init.kind != "given":
+            legal = f"is not in {store.root} ({task}): `edc-ray condense` makes it"
+            raise ConfigError("SET", found.name, legal)
+        pipeline.check(found.experiment)
+        mapper = pipeline.in_process(store, found.runtime)
+        pipeline.ensure(found.experiment, store, found.runtime, mapper, upto="recover")
+    tensors, _ = store.artifact("recover", task.key).read("all")
+    return tensors["images"], tensors["labels"], tuple(pipeline.facts(ingest, store)["classes"])
 
 
 # --- a set that is there ------------------------------------------------------------------------------------
 
 
 def _artifact(folder: Path, own: Sequence[str], over: Mapping[str, Any], final: bool) -> Given:
-    """Recover's own: how it was made is in the manifests of its ancestors."""
+    """Recover's own: how it was made is in its manifest."""
     store, key = Store(str(folder.parent)), folder.name.removeprefix("recover-")
     base, runtime = changed(experiment_of(store, key), Runtime(store=str(folder.parent)), own)
     made = _made(str(folder), base, runtime, over, False)
     if pipeline.tasks(base, "recover")[-1].key != key:
         legal = "is not what --set makes: give only dataset.path, and fields of relabel, evaluate and runtime"
         raise ConfigError("SET", str(folder), legal)
-    if "squeeze" not in pipeline.needed(base, "recover"):
-        made = replace(
-            made, notes=("who labels its students is not on record: the observers of the defaults",)
-        )
     if not final or base.split.val == 0:
         return replace(made, experiment=pipeline.refitted(base)) if final else made
     tensors, _ = store.artifact("recover", key).read("all")
-    place = _kept(store, data.Condensed(storage.levels(tensors["images"]), tensors["labels"]))
+    place = _kept(store, storage.levels(tensors["images"]), tensors["labels"])
     return replace(made, experiment=_as_given(base, place, final), synthesis=seen(base))
 
 
 def experiment_of(store: Store, key: str) -> Experiment:
-    """The experiment of a recover artifact, but for what names do not hold (paths), and how it is judged.
+    """The experiment that made a recover artifact; others may share it.
 
     Raises:
-        ConfigError: the artifact, or one of its inputs, is not in the store.
+        ConfigError: the artifact does not say.
     """
-    changes, todo = dict[str, Any](), [("recover", key)]
-    while todo:
-        stage, name = todo.pop()
-        if (manifest := store.artifact(stage, name).manifest()) is None:
-            raise ConfigError(
-                "SET", store.path(f"{stage}-{name}"), "is not a finished artifact of this store"
-            )
-        changes |= manifest["reads"]
-        todo += [] if stage != "recover" else list(manifest["inputs"].items())
-    return config.override(Experiment(), changes)
+    manifest = store.artifact("recover", key).manifest() or {}
+    if "experiment" not in manifest:
+        raise ConfigError("SET", store.path(f"recover-{key}"), "does not say what made it: condense it again")
+    return config.load(Experiment, manifest["experiment"])
 
 
 def _imported(
@@ -188,32 +201,25 @@ def _imported(
     base, runtime = changed(base, runtime, own)
     notes: tuple[str, ...] = ()
     source = str(Path(target, INSIDE[card["format"]])) if card else target
+    about = base.dataset
+    if card:
+        data.check_classes(about, card["classes"], target)
     if Path(source).is_file():
-        about, norm = base.dataset, base.dataset.normalization
-        found = data.read_tensors(source, data.CONSTANTS.get(norm))
-        place, notes = _kept(Store(runtime.store), found), found.notes
-        shape = (
-            len(found.labels.unique()),
-            len(found.labels) // len(found.labels.unique()),
-            found.images.shape[-1],
-        )
+        images, labels, notes = data.read_tensors(source, data.CONSTANTS.get(about.normalization))
+        place = _kept(Store(runtime.store), images, labels)
+        ipc, size = int((labels == 0).sum()), images.shape[-1]
     else:
-        about, place, shape = base.dataset, str(Path(source).resolve()), data.folder_shape(source)
+        place, (ipc, size) = str(Path(source).resolve()), data.folder_shape(source)
         order = data.class_order(source, data.listing(about).classes)
         notes += (order,) if order else ()
-    if shape[2] != about.size_px:
-        raise ConfigError("SET", target, f"has images of {shape[2]} px; dataset.size_px is {about.size_px}")
-    base = config.override(base, {"init.ipc": shape[1]})
+    if size != about.size_px:
+        raise ConfigError("SET", target, f"has images of {size} px; dataset.size_px is {about.size_px}")
+    base = config.override(base, {"init.ipc": ipc})
     if not final and not (card and base.split.val > 0):
         notes += ("val may be among the images that the set was made from: only --final is a fair number",)
-    return Given(
-        target,
-        _as_given(base, place, final),
-        runtime,
-        over,
-        tuple(card["synthesis"]) if card else None,
-        notes,
-    )
+    known = card and card["synthesis"]  # a card of somebody's images does not know either
+    synthesis = None if known is None else tuple(known)
+    return Given(target, _as_given(base, place, final), runtime, over, synthesis, notes)
 
 
 def _base(dataset: str | None) -> Experiment:
@@ -235,7 +241,7 @@ def _card(folder: Path) -> dict[str, Any] | None:
     if found is not None and not (
         isinstance(found, dict)
         and found.get("format") in INSIDE
-        and {"experiment", "synthesis"} <= set(found)
+        and {"experiment", "synthesis", "classes"} <= set(found)
     ):
         raise ConfigError("SET", str(folder / CARD), "is not a card that `edc-ray export` wrote")
     return found
@@ -253,14 +259,14 @@ def _as_given(experiment: Experiment, place: str, final: bool) -> Experiment:
     return pipeline.refitted(still) if final else still
 
 
-def _kept(store: Store, found: data.Condensed) -> str:
+def _kept(store: Store, images: Tensor, labels: Tensor) -> str:
     """A folder of PNGs in the store, named by their content: where `given` reads them."""
     if not store.local:
         legal = "must be a local folder to read tensors into; a folder CLASS/FILE needs none of it"
         raise ConfigError("runtime.store", store.root, legal)
-    digest = hashlib.sha256(found.images.contiguous().numpy().tobytes() + found.labels.numpy().tobytes())
+    digest = hashlib.sha256(images.contiguous().numpy().tobytes() + labels.numpy().tobytes())
     place = f"imports/{digest.hexdigest()[:12]}"
-    for name, png in pngs(found.images, found.labels, None):
+    for name, png in pngs(images, labels, None):
         if not store.exists(f"{place}/{name}"):
             store.put(f"{place}/{name}", png)
     return store.path(place)

@@ -145,7 +145,7 @@ def measure(ready: Prepared) -> dict[str, Any]:
         if task.stage == "squeeze"
     }
     observers = [pipeline.facts(task, store) for task in squeezed.values()]
-    reads = len(store.read_lines("test_reads.jsonl"))
+    reads = len(store.read_lines(pipeline.READS))
     return {"rows": rows, "observers": observers, "test_reads": reads}
 
 

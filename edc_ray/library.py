@@ -5,8 +5,7 @@ What is computed lies in a store and is not computed again: the same call a seco
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -15,11 +14,12 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from edc_ray import arrays, config, pipeline, session, specs
+from edc_ray import arrays, config, given, pipeline, session, specs
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError, Dataset, Experiment, Runtime, Sweep
 from edc_ray.core import data, storage
 from edc_ray.pipeline.worker import Inputs, Judge, pick_device
+from edc_ray.presets import protocols
 
 Changes = Sequence[str] | Mapping[str, Any]
 
@@ -28,14 +28,14 @@ Changes = Sequence[str] | Mapping[str, Any]
 class Condensed:
     """A condensed set: images of class 0, then of class 1 ...
 
-    experiment: what made them; None of a folder of images that says nothing about that.
-    store: where all that belongs to them lies. path: the folder of the images, for `load`.
+    experiment: what made them, or reads them in. store: where all that belongs to them lies.
+    path: the folder of the images, for `load`.
     """
 
     images: UInt8[Tensor, "n 3 s s"]
     labels: Int[Tensor, " n"]
     classes: tuple[str, ...]
-    experiment: Experiment | None
+    experiment: Experiment
     store: str
     path: str
 
@@ -50,7 +50,7 @@ class Condensed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Accuracies (fractions) of students, one a seed, on `images` images of `split`.
+    """Accuracies (fractions) of students, one a seed, on `images` images of `split`, under `protocol`.
 
     random_real: of students that saw random real images instead, as many, with the same labels and recipe.
     """
@@ -61,6 +61,7 @@ class Evaluated:
     seeds: tuple[int, ...]
     split: str
     images: int
+    protocol: str
 
     @property
     def accuracy(self) -> float:
@@ -70,7 +71,7 @@ class Evaluated:
     def __str__(self) -> str:
         real = f", random real images {100 * fmean(self.random_real):.2f} %" if self.random_real else ""
         where = f"{self.split} ({self.images} images), student {self.student}, seeds {list(self.seeds)}"
-        return f"{100 * self.accuracy:.2f} % on {where}{real}"
+        return f"{100 * self.accuracy:.2f} % on {where}, protocol {self.protocol}{real}"
 
 
 # --- condense -----------------------------------------------------------------------------------------------
@@ -114,13 +115,13 @@ def condense(
         "name": "parquet", "path": arrays.keep(place, train, tested), "classes": None, "limit": None,
         "normalization": "measured", "size_px": min(min(side) for side in train.sides),
     }  # fmt: skip
-    given = _words(changes)
-    if not any(word.removeprefix("experiment.").startswith("dataset.size_px=") for word in given):
+    words = _words(changes)
+    if not any(word.removeprefix("experiment.").startswith("dataset.size_px=") for word in words):
         _check_side(int(str(dataset["size_px"])))
     sweep = Sweep(
         preset=preset, experiment={"dataset": dataset, "init.ipc": ipc}, runtime=Runtime(store=store)
     )
-    spec, experiment = specs.with_changes(sweep, given)
+    spec, experiment = specs.with_changes(sweep, words)
     return _condensed(specs.anchored(experiment), spec.runtime, ray)
 
 
@@ -134,31 +135,16 @@ def _check_side(side: int) -> None:
 def _condensed(experiment: Experiment, runtime: Runtime, ray: bool) -> Condensed:
     pipeline.check(experiment)
     store = Store(runtime.store)
-    with _mapper(store, runtime, ray) as mapper:
+    with session.mapper(ray, store, runtime) as mapper:
         pipeline.ensure(experiment, store, runtime, mapper, upto="recover")
-    return _of_artifact(experiment, store)
+    return _of(given.Given("", experiment, runtime, {}, None))
 
 
-def _of_artifact(experiment: Experiment, store: Store) -> Condensed:
-    tasks = {task.stage: task for task in pipeline.tasks(experiment, "recover")}
-    tensors, _ = store.artifact("recover", tasks["recover"].key).read("all")
-    names = tuple(pipeline.facts(tasks["ingest"], store)["classes"])
-    path = store.path(str(tasks["recover"]))
-    images = storage.levels(tensors["images"])
-    return Condensed(images, tensors["labels"], names, experiment, store.path(), path)
-
-
-@contextmanager
-def _mapper(store: Store, runtime: Runtime, ray: bool) -> Iterator[pipeline.Mapper]:
-    if not ray:
-        yield pipeline.in_process(store, runtime)
-        return
-    with session.cluster(runtime):
-        from edc_ray.distributed.workers import RayMapper
-
-        mapper = RayMapper(store.path(), runtime)
-        yield mapper
-        store.drop(mapper.site.probe)
+def _of(found: given.Given) -> Condensed:
+    images, labels, classes = given.content(found)
+    store = Store(found.runtime.store)
+    path = store.path(str(found.recover))
+    return Condensed(storage.levels(images), labels, classes, found.experiment, store.path(), path)
 
 
 def _pair(test: Any) -> tuple[Any, Any]:
@@ -199,8 +185,6 @@ def evaluate(
     Raises:
         ConfigError: as `condense`; or the changes are to how the images are made.
     """
-    if condensed.experiment is None:
-        raise ConfigError("condensed", condensed.path, "says nothing of the real images that label it")
     sweep = Sweep(experiment=config.dump(condensed.experiment), runtime=Runtime(store=condensed.store))
     spec, experiment = specs.with_changes(sweep, _words(changes))
     more = {"evaluate.student": student, "evaluate.seeds": None if seeds is None else list(seeds)}
@@ -219,7 +203,7 @@ def evaluate(
         experiment = pipeline.refitted(experiment)
         experiment = replace(experiment, split=condensed.experiment.split)  # read once; the same observers
     arms = pipeline.arms(experiment)
-    with _mapper(store, runtime, ray) as mapper:
+    with session.mapper(ray, store, runtime) as mapper:
         for name in wanted:
             arm = arms.get(name, experiment)
             if test is None:
@@ -239,7 +223,8 @@ def _evaluated(experiment: Experiment, found: Mapping[str, Sequence[Mapping[str,
         for name in ("condensed", "random_real")
     )
     assert ours is not None
-    return Evaluated(ours, real, cfg.student, cfg.seeds, first["split"], first["judged"])
+    name = protocols.name_of(experiment)
+    return Evaluated(ours, real, cfg.student, cfg.seeds, first["split"], first["judged"], name)
 
 
 def _recover_key(experiment: Experiment) -> str:
@@ -263,7 +248,6 @@ def _tested(condensed: Condensed, test: Any) -> _Test:
         raise ConfigError("test", list(found.classes), legal)
     if max(found.labels) >= len(condensed.classes):
         raise ConfigError("test", max(found.labels), f"must have labels 0 to {len(condensed.classes) - 1}")
-    assert condensed.experiment is not None
     cfg = condensed.experiment.dataset
     items = [(f"test[{i}]", image) for i, image in enumerate(found.images)]
     images = data.decoded(cfg, "test", items, len(items))
@@ -279,6 +263,7 @@ class _OnTest(Inputs):
 
     def judge(self, task: pipeline.Task) -> Judge:
         real, test = self.real(task), self._test
+        pipeline.note_test_read(task, self.store, f"evaluate of {task}, on images that a program gave")
         rows = torch.arange(len(test.labels))
         images = data.Pixels(lambda ids: test.images[ids.cpu()], rows, real.mean, real.std, self.device)
         return Judge(images, test.labels.to(self.device), "test")
@@ -295,10 +280,6 @@ def _on_test(experiment: Experiment, store: Store, runtime: Runtime, test: _Test
             for _ in worker.run(own, "student"):
                 pass
             pipeline.commit(own, store, runtime)
-            if experiment.split.val > 0:  # else the commit has noted it
-                why = f"evaluate of {own}, on images that a program gave"
-                line = {"at": pipeline.manifest(own, store)["made"]["at"], "why": why, "key": own.key}
-                store.append_line("test_reads.jsonl", line | {"dataset": experiment.dataset.name})
         found.append(pipeline.facts(own, store))
     return found
 
@@ -306,55 +287,18 @@ def _on_test(experiment: Experiment, store: Store, runtime: Runtime, test: _Test
 # --- load ---------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> Condensed:
-    """A condensed set that lies in a folder: that of `Condensed.path`, that of a sweep (its best trial), or
-    one with a folder of images for each class, whose `card.json`, if any, has their order (`classes`).
+def load(path: str | os.PathLike[str], dataset: str | None = None, *, changes: Changes = ()) -> Condensed:
+    """A condensed set that is there, as `edc-ray evaluate` takes it: the folder of `Condensed.path` or of a
+    sweep (its best trial), what `edc-ray export` wrote, or somebody else's images: a folder CLASS/FILE, or a
+    file .pt, .npz or .parquet.
+
+    dataset: of somebody else's images, such as "cifar10": its images label and judge them.
+    changes: as of `condense`, such as where the data lie ("dataset.path=FOLDER"); runtime.store is where
+        images are read into that are in no store.
 
     Raises:
-        ConfigError: it is none of these; or the real images that it was made of are not where they were.
+        ConfigError: it is none of these, or not condensed yet; or the real images that belong to it are not
+            where they were.
     """
-    where = os.path.abspath(os.path.expanduser(os.fspath(path)))
-    if not os.path.isdir(where):
-        raise ConfigError("path", os.fspath(path), "no such folder")
-    folder = Store(where)
-    if folder.exists("sweep.json"):
-        from edc_ray.claim import Claim  # Optuna
-        from edc_ray.space import read_study
-
-        sweep, base, store, study = specs.read_folder(where)
-        claim = Claim(base, sweep, store, read_study(study))
-        return _of_artifact(claim.experiment(claim.best), store)
-    stage, _, key = os.path.basename(where).rpartition("-")
-    if stage == "recover" and folder.exists("manifest.json"):
-        return _of_folder(Store(os.path.dirname(where)), key)
-    return _of_images(where, folder)
-
-
-def _of_folder(store: Store, key: str) -> Condensed:
-    artifact = store.artifact("recover", key)
-    manifest = artifact.manifest() or {}
-    tensors, _ = artifact.read("all")
-    made = manifest.get("experiment")
-    ingest = store.artifact("ingest", manifest["inputs"]["ingest"]).receipt("all")
-    images = storage.levels(tensors["images"])
-    experiment = None if made is None else config.load(Experiment, made)
-    names = tuple(ingest.meta["classes"])
-    return Condensed(images, tensors["labels"], names, experiment, store.path(), store.path(artifact.folder))
-
-
-def _of_images(where: str, folder: Store) -> Condensed:
-    """CLASS/FILE, all of one size; the card of an export names the classes in their order."""
-    card = config.parse_value((folder.get("card.json") or b"{}").decode(errors="replace"))
-    known = card if isinstance(card, dict) else {}
-    inner = sorted(
-        info.base_name for info in folder.listed("") if not info.is_file and info.base_name[0] != "."
-    )
-    names = tuple(known.get("classes") or inner)
-    if not inner:
-        legal = "is neither of a sweep nor of an artifact, and has no folder of images for each class"
-        raise ConfigError("path", where, legal)
-    found = data.start_listing(where, names)
-    size = found.side()
-    images = [found.read(label, range(len(files)), size) for label, files in enumerate(found.files)]
-    labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(files) for files in found.files]))
-    return Condensed(torch.cat(images), labels, names, None, where, where)
+    found = given.open_set(os.path.expanduser(os.fspath(path)), dataset, _words(changes))
+    return _of(replace(found, experiment=config.override(found.experiment, found.over)))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from edc_ray import pipeline
 from edc_ray.artifacts import Store, StoreError
 from edc_ray.config import ConfigError, Runtime
 
@@ -75,6 +76,20 @@ def cluster(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def mapper(on_ray: bool, store: Store, runtime: Runtime) -> Iterator[pipeline.Mapper]:
+    """In this process, or on Ray actors as long as the block runs."""
+    if not on_ray:
+        yield pipeline.in_process(store, runtime)
+        return
+    with cluster(runtime):
+        from edc_ray.distributed.workers import RayMapper
+
+        found = RayMapper(store.path(), runtime)
+        yield found
+        store.drop(found.site.probe)
 
 
 @contextmanager

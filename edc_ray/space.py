@@ -336,10 +336,9 @@ def open_study(folder: Folder, objectives: Sequence[str] = (METRIC,)) -> optuna.
     parameters of all such lost trials are enqueued, unless a trial has them again.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    low, high = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
-    directions = [high, *(low for _ in objectives[1:])]
+    ways = [StudyDirection.MAXIMIZE, *(StudyDirection.MINIMIZE for _ in objectives[1:])]
     study = optuna.create_study(
-        storage=storage(folder), study_name=STUDY, directions=directions, load_if_exists=True
+        storage=storage(folder), study_name=STUDY, directions=ways, load_if_exists=True
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         mark_lost(study, trial)
@@ -347,8 +346,7 @@ def open_study(folder: Folder, objectives: Sequence[str] = (METRIC,)) -> optuna.
     trials = study.get_trials(deepcopy=False)
     kept = [wanted(trial) for trial in trials if not lost(trial)]
     for trial in filter(lost, trials):
-        params = wanted(trial)
-        if params and not any(params.items() <= other.items() for other in kept):
+        if (params := wanted(trial)) and not any(params.items() <= other.items() for other in kept):
             study.enqueue_trial(params)
             kept.append(params)
     return study

@@ -89,6 +89,9 @@ def check(sweep: Sweep, base: Experiment) -> None:
     space.check_values(sweep.search, base, pipeline.check_names)
     with under("experiment"):
         pipeline.check(base)
+    if sweep.confirm.seeds and not pipeline.looked(base.dataset)[3]:
+        legal = "must be 0: the dataset has no test images, on which the winner is confirmed"
+        raise ConfigError("confirm.seeds", sweep.confirm.seeds, legal)
     space.check_values(sweep.search, base, pipeline.check)
 
 

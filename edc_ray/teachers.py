@@ -129,12 +129,7 @@ def _task(file: str, card: dict[str, Any], changes: Sequence[str]) -> pipeline.T
     experiment = config.load(Experiment, card["experiment"])
     experiment = specs.anchored(config.override(experiment, dict(specs.pair(change) for change in changes)))
     dataset = experiment.dataset
-    ours, theirs = data.listing(dataset).classes, tuple(card["classes"])
-    if ours != theirs:
-        odd = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
-        mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (ours, theirs))
-        legal = f"the class order differs from label {odd} on: {mine} here, {its} in {file}"
-        raise ConfigError("dataset.classes", dataset.classes, legal)
+    data.check_classes(dataset, card["classes"], file)
     if (content := data.fingerprint(dataset)) != card["dataset"]:
         legal = f"has other content ({content[:12]}) than the data of {file} ({card['dataset'][:12]})"
         raise ConfigError("dataset.path", dataset.path, legal)

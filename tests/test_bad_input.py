@@ -471,6 +471,12 @@ SWEEP: dict[str, Row] = {
         exp(split={"val": 0}), "experiment.split.val = 0", "must be > 0: a search selects on val"
     ),
     "one seed to confirm": Row({"confirm": {"seeds": 1}}, "confirm.seeds = 1", "must be 0 or at least 2"),
+    "nothing to confirm on": Row(
+        data("no_test") | {"search": KINDS, "confirm": {"seeds": 2}},
+        "confirm.seeds = 2",
+        "must be 0: the dataset has no test images",
+        make=both(parquet("no_test", [0, 1] * 100), shortened("no_test/test", 0)),
+    ),
     "unknown sampler": Row(
         {"sampler": "bayes"}, "sampler = 'bayes'", "should be 'tpe', 'random', 'nsga2' or 'grid'"
     ),

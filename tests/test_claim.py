@@ -1,5 +1,6 @@
 """How a confirmation goes: who wins on val with new seeds, random_real, the spread, the record."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -7,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from optuna.trial import TrialState
 
-from edc_ray import claim as claims
 from edc_ray import config, pipeline, report, space
 from edc_ray.artifacts import Store
 from edc_ray.claim import Claim, spread
 from edc_ray.config import Confirm, Experiment, Knob, Runtime, Sweep
 from edc_ray.distributed.broker import Summary
+from edc_ray.report.files import results
 from edc_ray.report.remarks import remarks
 
 BASE = config.override(
@@ -161,10 +163,10 @@ def test_one_student_and_one_candidate_cost_nothing_more(searched: Store) -> Non
 
 def test_each_confirmation_is_on_record_once(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     claim, _, _ = made
-    before = len(claim.store.read_lines(claims.READS))
+    before = len(claim.store.read_lines(pipeline.READS))
     for _ in range(2):
         claim.sign()
-    assert len(claim.store.read_lines(claims.READS)) == before + 1 == claim.facts()["test_reads"]
+    assert len(claim.store.read_lines(pipeline.READS)) == before + 1 == claim.facts()["test_reads"]
     assert claim.facts()["confirmed_after"] == [4]
     assert not any("not one clean read" in line for line in remarks(claim.facts()))
     study = space.read_study(Path(claim.store.path("sweeps/sweep")))
@@ -173,6 +175,24 @@ def test_each_confirmation_is_on_record_once(made: Any, capsys: pytest.CaptureFi
     later.sign()
     assert later.facts()["confirmed_after"] == [4, 5]
     assert "confirmed on test 2 times, after 4, 5 trials: not one clean read" in remarks(later.facts())
+
+
+def test_every_run_is_a_row_of_the_results(made: Any) -> None:
+    claim, asked, _ = made
+    table = pq.read_table(io.BytesIO(results(claim)))
+    rows = [row for row in table.to_pylist() if row["arm"] != "search"]
+    read = [pipeline.facts(pipeline.tasks(run)[-1], claim.store) for run in asked]
+    key = lambda row: (row["split"], row["accuracy"], json.dumps(row["reports"]))  # noqa: E731
+    told = [row | {"reports": json.loads(row["curve"])} for row in rows]
+    assert sorted(map(key, told)) == sorted(map(key, read))
+    again = [(row["trial"], row["seed"]) for row in rows if row["arm"] == "again"]
+    assert again == [(n, run.evaluate.seeds[0]) for n, each in claim.again().items() for run in each]
+    extra = [row["seed"] for row in rows if row["arm"] == "students"]
+    assert extra == [run.evaluate.seeds[0] for each in claim.students() for run in each[1:]]
+    trials = {row["trial"] for row in rows if row["arm"] == "random_real"}
+    assert trials == {claim.rival.number}
+    for row in rows:
+        assert json.loads(row["params"]) == claim.study.trials[row["trial"]].params
 
 
 def test_the_table_tells_all_of_it(made: Any) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_the_table_says_what_the_store_has(place: Path) -> None:
     assert found.recover.key == pipeline.tasks(cell.condensed, "recover")[-1].key
 
 
-def test_the_winner_of_a_sweep_is_a_set(place: Path) -> None:
+def test_the_winner_of_a_sweep_is_a_set(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best trial on val; with --final it is made again on all training images."""
     search = {"evaluate.lr": Knob(choices=(0.01, 0.02))}
     store = Store(str(place / "store"))
@@ -120,6 +121,10 @@ def test_the_winner_of_a_sweep_is_a_set(place: Path) -> None:
     found = given.open_set(str(place / "store" / "sweeps" / "two"), None, ["evaluate.epochs=3"])
     assert found.experiment == override(quick(), {"evaluate.lr": 0.02}) and found.name.endswith("(trial 1)")
     assert dict(found.over) == {"evaluate.epochs": 3} and found.runtime.store == store.root
+    monkeypatch.chdir(place)  # a sweep of a relative store, seen from elsewhere
+    facts["sweep"] = dump(replace(sweep, runtime=Runtime(store="elsewhere")))
+    store.put("sweeps/two/sweep.json", json.dumps(facts).encode())
+    assert given.open_set("store/sweeps/two", None, []).runtime.store == store.root
     final = given.open_set(str(place / "store" / "sweeps" / "two"), None, [], final=True)
     assert final.experiment.split.val == 0 and "condensed again on fit + val" in final.notes[0]
 
@@ -232,6 +237,20 @@ def test_test_is_read_where_it_is_logged_and_nowhere_else(
     assert record(store) == {key for _, key, _ in opened}
     flow(store, pipeline.refitted(quick()))
     assert record(store) == {key for _, key, _ in opened}, "what is there is not read again"
+
+
+def test_a_read_of_test_by_a_unit_that_is_killed_is_on_record(store: Store) -> None:
+    experiment = pipeline.refitted(quick())
+    tasks = pipeline.tasks(experiment)
+    pipeline.ensure(experiment, store, HOW, pipeline.in_process(store, HOW), upto="recover")
+    before = record(store)
+    running = Worker(store, HOW).run(tasks[-1], "student")
+    next(running)
+    assert isinstance(running, Generator)
+    running.close()  # as if it were killed: nothing is committed
+    assert not pipeline.is_hit(tasks[-1], store, HOW) and record(store) - before == {tasks[-1].key}
+    pipeline.ensure(experiment, store, HOW, pipeline.in_process(store, HOW))
+    assert record(store) - before == {tasks[-1].key}
 
 
 def test_a_search_goes_well_where_there_is_no_test_at_all(
@@ -370,11 +389,10 @@ def pairs(tmp_path: Path, images: Any, labels: Any) -> dict[str, Path]:
 def test_tensors_are_read_in_class_order(tmp_path: Path, rng: torch.Generator) -> None:
     images, labels = levels(rng), torch.tensor([1, 0, 1, 0])
     for path in pairs(tmp_path, images, labels).values():
-        found = data.read_tensors(str(path), None)
-        assert torch.equal(found.images, images[[1, 3, 0, 2]]) and found.labels.tolist() == [0, 0, 1, 1]
-        assert found.notes == ()
+        found, classes, notes = data.read_tensors(str(path), None)
+        assert torch.equal(found, images[[1, 3, 0, 2]]) and classes.tolist() == [0, 0, 1, 1] and notes == ()
     np.savez(tmp_path / "last.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=labels.numpy())
-    assert torch.equal(data.read_tensors(str(tmp_path / "last.npz"), None).images, images[[1, 3, 0, 2]])
+    assert torch.equal(data.read_tensors(str(tmp_path / "last.npz"), None)[0], images[[1, 3, 0, 2]])
 
 
 Turn = Callable[[torch.Tensor], torch.Tensor]
@@ -387,16 +405,14 @@ def test_floats_become_levels_and_what_is_lost_is_said(tmp_path: Path, rng: torc
     for turn, says in ((unit, "rounded"), (normal, "0.00 % of the values were clipped")):
         soft = torch.nn.functional.one_hot(labels, 3).float() * 0.4 + 0.1
         torch.save((turn(images), soft[:, :2]), tmp_path / "set.pt")
-        found = data.read_tensors(str(tmp_path / "set.pt"), pixels)
-        assert torch.equal(found.images, images) and found.labels.tolist() == labels.tolist()
-        assert any(says in note for note in found.notes) and any(
-            "soft labels" in note for note in found.notes
-        )
+        found, classes, notes = data.read_tensors(str(tmp_path / "set.pt"), pixels)
+        assert torch.equal(found, images) and classes.tolist() == labels.tolist()
+        assert any(says in note for note in notes) and any("soft labels" in note for note in notes)
     wide = normal(images)
     wide[0, 0, 0, 0] = 9.0
     torch.save((wide, labels), tmp_path / "set.pt")
-    found = data.read_tensors(str(tmp_path / "set.pt"), pixels)
-    assert found.images[0, 0, 0, 0] == 255 and "0.13 % of the values" in found.notes[0]  # 1 of 768
+    found, _, notes = data.read_tensors(str(tmp_path / "set.pt"), pixels)
+    assert found[0, 0, 0, 0] == 255 and "0.13 % of the values" in notes[0]  # 1 of 768
     with pytest.raises(ConfigError, match="must be bytes or in"):
         data.read_tensors(str(tmp_path / "set.pt"), None)
 

@@ -1,5 +1,6 @@
 """edc_ray as a library: in a few lines from arrays to an accuracy, and what it refuses."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 import edc_ray
-from edc_ray import arrays, config
+from edc_ray import arrays, cli, config, given
 from edc_ray.artifacts import Store
 from edc_ray.config import ConfigError
 from edc_ray.core import data
@@ -83,14 +84,18 @@ def test_an_own_dataset_in_under_ten_lines(
     exec("\n".join(lines), given)
     out = capsys.readouterr().out
     if name == "dataset":
-        assert "% on test (9 images), student convnet_w16_d2, seeds [0], random real images" in out
+        assert "% on test (9 images), student convnet_w16_d2, seeds [0], protocol own, random real" in out
         assert given["condensed"].classes == ("a", "b", "c")
         return
     assert out.startswith("torch.Size([30, 3, 8, 8]) ('0', '1', '2')\n")
-    assert "% on val (15 images), student convnet_w16_d2, seeds [0], random real images" in out
-    assert "% on test (9 images), student vgg5_w16, seeds [0], random real images" in out
+    assert "% on val (15 images), student convnet_w16_d2, seeds [0], protocol own, random real" in out
+    assert "% on test (9 images), student vgg5_w16, seeds [0], protocol own, random real" in out
     assert repr(given["again"]) == repr(given["condensed"])
     assert given["again"].path.startswith(f"{folder}/store/recover-")
+
+
+def sets(changes: list[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
 
 
 # --- what it computes ---------------------------------------------------------------------------------------
@@ -151,22 +156,45 @@ def test_changes_may_be_a_mapping_and_start_from_a_preset() -> None:
         "runtime.device": "cpu",
     }
     condensed = edc_ray.condense(*made(), ipc=1, preset="digits/ipc2", changes=numbers | more)
-    assert condensed.experiment is not None
     assert condensed.experiment.init.ipc == 1 and condensed.experiment.recover.classes_per_group == 2
     assert condensed.images.shape == (3, 3, 9, 9)
 
 
-def test_a_folder_of_images_is_a_set_that_cannot_be_judged_without_real_images(folder: Path) -> None:
-    images, labels = made(6)
-    for index, label in enumerate(labels):
-        (folder / "set" / f"c{label}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[index]).save(folder / "set" / f"c{label}" / f"{index}.png")
-    found = edc_ray.load("set")
-    order = np.argsort(labels, kind="stable")
-    assert found.classes == ("c0", "c1", "c2") and found.labels.tolist() == labels[order].tolist()
-    assert torch.equal(found.images, torch.from_numpy(images[order]).permute(0, 3, 1, 2))
-    with pytest.raises(ConfigError, match="says nothing of the real images"):
-        edc_ray.evaluate(found)
+@pytest.mark.parametrize("form", ["image_folder", "pt"])
+def test_an_exported_set_is_loaded_and_judged_as_the_set_itself(form: str, folder: Path) -> None:
+    condensed = edc_ray.condense(*made(), ipc=2, classes=["a", "b", "c"], changes=TINY)
+    assert cli.main(["export", condensed.path, "--format", form, "--out", "shared"]) == 0
+    found = edc_ray.load("shared")
+    assert torch.equal(found.images, condensed.images) and torch.equal(found.labels, condensed.labels)
+    assert found.classes == condensed.classes == ("a", "b", "c")
+    one, other = (edc_ray.evaluate(each, baseline=False) for each in (found, condensed))
+    assert one == other and (one.split, one.protocol) == ("val", "own")
+    assert torch.equal(edc_ray.load(found.path).images, condensed.images)
+    # Exported again, it still says what it was made with; and other classes are refused.
+    assert cli.main(["export", "shared", "--out", "again"]) == 0
+    card = json.loads(Path("again/card.json").read_text())
+    assert card["synthesis"] == ["convnet_w16_d2"]
+    Path("again/card.json").write_text(json.dumps(card | {"classes": ["a", "c", "b"]}))
+    with pytest.raises(
+        ConfigError, match="the class order differs from label 1 on: b, c here, c, b in again"
+    ):
+        edc_ray.load("again")
+
+
+def test_somebody_elses_images_need_the_dataset_that_judges_them(folder: Path) -> None:
+    for label in range(10):
+        (folder / "set" / f"c{label}").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (20 * label,) * 3).save(folder / "set" / f"c{label}" / "0.png")
+    with pytest.raises(ConfigError, match="its test images judge them"):
+        edc_ray.load("set")
+    changes = ["dataset.size_px=8", "dataset.limit=100"]
+    found = edc_ray.load("set", "digits", changes=changes)
+    assert found.images[:, 0, 0, 0].tolist() == [20 * label for label in range(10)]
+    assert found.labels.tolist() == list(range(10)) and found.experiment.init.kind == "given"
+    assert cli.main(["export", "set", "--dataset", "digits", "--out", "out", *sets(changes)]) == 0
+    assert json.loads(Path("out/card.json").read_text())["synthesis"] is None
+    assert "statistics of unknown networks" in Path("out/README.md").read_text()
+    assert given.open_set("out", None, []).synthesis is None  # so that no student counts as unseen
 
 
 # --- what may be given --------------------------------------------------------------------------------------
@@ -257,8 +285,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
         lambda: arrays.keep(Store("mock://bucket"), arrays.read(IMAGES, LABELS, None), None), "store",
         "must be a local folder",
     ),
-    "gone": (lambda: edc_ray.load("gone"), "path", "no such folder"),
-    "an empty folder": (lambda: edc_ray.load("."), "path", "has no folder of images for each class"),
+    "gone": (lambda: edc_ray.load("gone"), "SET", "neither a file or folder, nor a preset"),
+    "an empty folder": (lambda: edc_ray.load(".", "digits"), "SET", "has no class folders"),
+    "not condensed yet": (lambda: edc_ray.load("digits/ipc1"), "SET", "`edc-ray condense` makes it"),
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from edc_ray import cli, config, pipeline, report, space
 from edc_ray.artifacts import Store
 from edc_ray.claim import Claim, interval, standard_error
 from edc_ray.config import Budget, Confirm, Experiment, Knob, Runtime, Sweep
-from edc_ray.report import html, judged, page, search, trials
+from edc_ray.report import files, html, judged, page, search, trials
 from edc_ray.report.section import Section
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -84,6 +84,7 @@ FACTS: dict[str, Any] = {
     "core_seconds": {"synthesis": 12.345, "everything": 678.9},
     "rungs": {250: (0.5, 10)},
     "test_reads": 42,
+    "protocol": "rd", "seeds": [1000, 1001],
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_table() -> None:
         ["7", "90.00", "3.00", "100", "2", "5"],  # best, val, standard error, images, ties
         ["0.0123"],
         [],
-        ["540", "2", "95"],
+        ["540", "2", "1000", "1001", "95"],
         ["85.00", "63.53", "2"],
         ["70.00", "0.00", "2", "15.00", "63.53", "2"],  # and the paired difference
         ["0", "80.00", "127.06", "2", "0", "5.00", "63.53", "2"],
@@ -106,6 +107,7 @@ def test_table() -> None:
         ["75", "3", "1"],
         ["42"],
     ]
+    assert "protocol rd" in lines[1] and "protocol rd" in lines[4]
     assert "2, 5" in lines[1] and "noise" in lines[3] and "condensed - t0" in lines[7]
 
 
@@ -426,7 +428,13 @@ def test_the_claim_of_the_page(written: tuple[Path, list[str]], confirmed: Claim
     assert row[2:] == ["2", f"{100 * paired.mean:.2f} \xb1 {100 * paired.half:.2f}"]
     whole = facts["test"]["student"]["vgg5_w16"]
     assert rows["all images: student vgg5_w16"][1:] == [f"{100 * whole:.2f}", "1", ""]
-    for words in ("student vgg5_w16, 2 epochs", "digits at 8 px, 2 images a class", "judged on test"):
+    for words in (
+        "Protocol own: ",
+        "(1000, 1001)",
+        "student vgg5_w16, 2 epochs",
+        "digits at 8 px, 2 images a class",
+        "judged on test",
+    ):
         assert words in text
     table = pq.read_table(written[0] / "report/claim.parquet").to_pylist()
     assert table[0]["+- accuracy, %"] == pytest.approx(100 * ours.half)
@@ -584,6 +592,30 @@ def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     rows = search.pareto(found).tables["pareto"]
     shown = {row["trial"] for row in rows if row["cost"] == "core-seconds"}
     assert shown == {row["trial"] for row in costs if not beaten(row)} and shown
+
+
+def test_several_objectives_have_the_studys_own_front(searched: tuple[Store, Sweep]) -> None:
+    """Values made up by hand; trial 1 is on the front by the third objective only."""
+    store, made = searched
+    several = replace(made, objectives=("accuracy", "label_bytes", "core_seconds"), confirm=Confirm(seeds=0))
+    study, old = optuna.create_study(directions=["maximize", "minimize", "minimize"]), read_claim(store, made)
+    values = [(0.5, 10.0, 9.0), (0.4, 10.0, 1.0), (0.4, 20.0, 9.0), (0.6, 30.0, 9.0)]
+    for trial, each in zip(old.study.trials[:4], values, strict=True):
+        again = create_trial(values=each, params=trial.params, distributions=trial.distributions)
+        study.add_trial(again)
+    claim = Claim(BASE, several, store, study)
+    facts = claim.facts()
+    section = search.pareto(trials.Trials(claim, facts))
+    assert set(section.pictures) == {"pareto label_bytes", "pareto core_seconds"}
+    for i, cost in enumerate(several.objectives[1:], 1):
+        rows = [row for row in section.tables["pareto"] if row["cost"] == cost]
+        front = {point["trial"]: point["values"] for point in facts["front"]}
+        assert {row["trial"]: [row["amount"], row[trials.ACCURACY]] for row in rows} == {
+            number: [each[i], 100 * each[0]] for number, each in front.items()
+        }
+        assert set(front) == {0, 1, 3}
+    table = pq.read_table(io.BytesIO(files.results(claim))).to_pylist()
+    assert [(row["accuracy"], row["label_bytes"], row["core_seconds"]) for row in table] == values
 
 
 def test_the_view_of_a_study_of_several_objectives() -> None:

@@ -54,15 +54,8 @@ def run(args: argparse.Namespace) -> None:
     experiment = specs.anchored(experiment)
     store = Store(settings.runtime.store)
     store.check()
-    if args.ray:
-        with session.cluster(settings.runtime):
-            from edc_ray.distributed.workers import RayMapper
-
-            mapper = RayMapper(store.path(), settings.runtime)
-            _build(experiment, store, settings.runtime, mapper)
-            store.drop(mapper.site.probe)
-    else:
-        _build(experiment, store, settings.runtime, pipeline.in_process(store, settings.runtime))
+    with session.mapper(args.ray, store, settings.runtime) as mapper:
+        _build(experiment, store, settings.runtime, mapper)
     print("\n".join([*report.condensed(experiment, store), *evaluation.how(experiment, store)]))
 
 

@@ -1,14 +1,11 @@
 """One condensed set under several protocols and students, beside random real images."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from edc_ray import evaluation, given, pipeline, session
 from edc_ray.artifacts import Store
 from edc_ray.cli.condense import Teller
-from edc_ray.config import Runtime
 from edc_ray.presets import protocols
 
 SETS = "a sweep's folder (its winner), best.yaml, a preset, an artifact recover-KEY, or images: an exported "
@@ -37,32 +34,17 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"SET: {SETS}"
 
 
-@contextmanager
-def mapper(on_ray: bool, store: Store, runtime: Runtime) -> Iterator[pipeline.Mapper]:
-    """In this process, or on Ray actors as long as the block runs."""
-    if not on_ray:
-        yield pipeline.in_process(store, runtime)
-        return
-    with session.cluster(runtime):
-        from edc_ray.distributed.workers import RayMapper
-
-        found = RayMapper(store.path(), runtime)
-        yield found
-        store.drop(found.site.probe)
-
-
 def run(args: argparse.Namespace) -> None:
     """Every cell of the table is an experiment: what is there already is not made again."""
     names = (protocols.OWN,) if args.protocol == protocols.OWN else protocols.named(args.protocol)
     students = [name.strip() for name in args.students.split(",") if name.strip()]
     found = given.open_set(args.target, args.dataset, args.set, args.final)
-    found = given.anchored(found)
     cells = evaluation.cells(found, names, students, args.final)
     store = Store(found.runtime.store)
     store.check()
     if args.final:
-        print(f"reading test of {found.experiment.dataset.name}: logged in {store.path('test_reads.jsonl')}")
-    with mapper(args.ray, store, found.runtime) as made_by:
+        print(f"reading test of {found.experiment.dataset.name}: logged in {store.path(pipeline.READS)}")
+    with session.mapper(args.ray, store, found.runtime) as made_by:
         for i, cell in enumerate(cells):
             print(f"{cell.protocol}, {cell.student} ({i + 1} of {len(cells)}):", flush=True)
             teller = Teller(found.runtime)

@@ -15,7 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    found = given.anchored(given.open_set(args.target, args.dataset, args.set))
+    found = given.open_set(args.target, args.dataset, args.set)
     store = Store(found.runtime.store)
     store.check()
     about = export.write(export.opened(found), args.format, args.out, store)

@@ -4,6 +4,7 @@ from edc_ray.pipeline.baselines import CONFIRM_SEED, arms, random_real, refitted
 from edc_ray.pipeline.checks import check, check_names
 from edc_ray.pipeline.evict import evict
 from edc_ray.pipeline.graph import (
+    READS,
     PlanRow,
     commit,
     core_seconds,
@@ -13,9 +14,11 @@ from edc_ray.pipeline.graph import (
     finished,
     is_hit,
     key,
+    looked,
     manifest,
     missing,
     needed,
+    note_test_read,
     parents,
     plan,
     reports,
@@ -30,10 +33,10 @@ from edc_ray.pipeline.types import COSTS, Output, Progress, Report, Stage, Step,
 from edc_ray.pipeline.worker import Worker, log_attempt
 
 __all__ = [
-    "CONFIRM_SEED", "COSTS",
-    "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report", "Stage", "Step", "Task", "Tell",
-    "Tensors", "Worker", "arms", "at_chance", "check", "check_names", "commit", "core_seconds", "discard",
-    "ensure", "evict", "facts", "finish", "finished", "in_process", "is_hit", "key", "log_attempt",
-    "manifest", "missing", "needed", "parents", "plan", "random_real", "refitted", "reports", "skipped",
-    "tasks", "unit_of", "units", "whole", "with_seed",
+    "CONFIRM_SEED", "COSTS", "READS", "STAGES", "Mapper", "Output", "PlanRow", "Progress", "Report",
+    "Stage", "Step", "Task", "Tell", "Tensors", "Worker", "arms", "at_chance", "check", "check_names",
+    "commit", "core_seconds", "discard", "ensure", "evict", "facts", "finish", "finished", "in_process",
+    "is_hit", "key", "log_attempt", "looked", "manifest", "missing", "needed", "note_test_read",
+    "parents", "plan", "random_real", "refitted", "reports", "skipped", "tasks", "unit_of", "units",
+    "whole", "with_seed",
 ]  # fmt: skip

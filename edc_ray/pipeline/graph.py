@@ -20,6 +20,7 @@ from edc_ray.pipeline.types import Report, Task
 
 log = logging.getLogger(__name__)
 JUDGED = ("squeeze", "evaluate")  # the stages that read the val or test split
+READS = "test_reads.jsonl"  # of the store: a line for each artifact that was judged on test
 
 
 # --- names --------------------------------------------------------------------------------------------------
@@ -181,9 +182,15 @@ def commit(task: Task, store: Store, runtime: Runtime, made: Iterable[Receipt] =
         "runtime": config.dump(runtime),
     }
     if task.stage in JUDGED and exp.split.val == 0:
-        read = {"at": _now(), "why": f"{task.stage} of {task}", "dataset": exp.dataset.name, "key": task.key}
-        store.append_line("test_reads.jsonl", read)
+        note_test_read(task, store)
     return artifact.commit(manifest)
+
+
+def note_test_read(task: Task, store: Store, why: str = "") -> None:
+    """Put on record, once, that test was read for an artifact."""
+    if all(line.get("key") != task.key for line in store.read_lines(READS)):
+        read = {"at": _now(), "why": why or f"{task.stage} of {task}", "key": task.key}
+        store.append_line(READS, read | {"dataset": task.experiment.dataset.name})
 
 
 def _now() -> str:

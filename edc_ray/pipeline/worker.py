@@ -98,13 +98,18 @@ class Inputs:
         )  # fmt: skip
 
     def judge(self, task: Task) -> Judge:
-        """The only place where val or test is opened, and only for stages whose accuracies are in a manifest:
-        `graph.commit` logs the reads of test when it writes that.
+        """The only place where val or test is opened, and only for stages whose accuracies are in a manifest.
+
+        A read of test is on record from then on, also of a unit that is killed; in a bucket, where lines of
+        several writers may be lost, from the commit.
         """
         if task.stage not in graph.JUDGED:
             raise RuntimeError(f"{task} may read neither val nor test")
         key, split = dict(task.inputs)["ingest"], task.experiment.split
-        return self._keep(lambda: self._judge(task), "judge", key, str(split))
+        found = self._keep(lambda: self._judge(task), "judge", key, str(split))
+        if found.split == "test" and self.store.local:
+            self._keep(lambda: graph.note_test_read(task, self.store), "noted", task.key)
+        return found
 
     def _judge(self, task: Task) -> Judge:
         split = task.experiment.split

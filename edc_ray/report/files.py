@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import yaml
 from edc_ray import config, pipeline, space
 from edc_ray.artifacts import pack_table
 from edc_ray.claim import Claim
-from edc_ray.config import Confirm
+from edc_ray.config import Confirm, Experiment
+from edc_ray.presets import protocols
 from edc_ray.report.html import page
 from edc_ray.report.page import sections
 from edc_ray.report.section import Rows, Section
@@ -116,25 +117,30 @@ def _parquet(rows: Rows) -> bytes:
 
 
 def results(claim: Claim) -> bytes:
-    """One row a trial and one a run of the confirmation; knobs and curve as JSON."""
-    rows = [
+    """One row a trial and one a run of the confirmation; knobs and curve as JSON.
+
+    Arms: of the search; the best "again" on val, with new seeds; "random_real on val" with the recipes of
+    trials; the claim's; the other "students" of its condensed sets. Objectives but accuracy have columns.
+    """
+    costs = claim.sweep.objectives[1:]
+    rows: list[dict[str, Any]] = [
         {
             "arm": "search", "trial": trial.number, "seed": None, "state": trial.state.name.lower(),
             "accuracy": trial.values[0] if trial.values else None, "split": "val",
             "params": json.dumps(trial.params),
             "curve": json.dumps(sorted(trial.intermediate_values.items())),
+            **dict(zip(costs, (trial.values or [])[1:], strict=False)),
         }
         for trial in space.finished(claim.study)
     ]  # fmt: skip
-    for name, arm in claim.arms().items():
-        for experiment in arm:
-            task = pipeline.tasks(experiment)[-1]
-            facts = pipeline.facts(task, claim.store)
-            rows.append({
-                "arm": name, "trial": claim.best.number, "seed": experiment.evaluate.seeds[0],
-                "state": "complete", "accuracy": facts["accuracy"], "split": facts["split"],
-                "params": json.dumps(claim.best.params), "curve": json.dumps(facts["reports"]),
-            })  # fmt: skip
+    trials = {trial.number: trial for trial in claim.study.get_trials(deepcopy=False)}
+    for name, number, experiment in _runs(claim):
+        facts = pipeline.facts(pipeline.tasks(experiment)[-1], claim.store)
+        rows.append({
+            "arm": name, "trial": number, "seed": experiment.evaluate.seeds[0],
+            "state": "complete", "accuracy": facts["accuracy"], "split": facts["split"],
+            "params": json.dumps(trials[number].params), "curve": json.dumps(facts["reports"]),
+        })  # fmt: skip
     names = ("arm", "state", "split", "params", "curve")
     schema = pa.schema(
         [
@@ -142,9 +148,21 @@ def results(claim: Claim) -> bytes:
             ("seed", pa.int64()),
             ("accuracy", pa.float64()),
             *((n, pa.string()) for n in names),
+            *((n, pa.float64()) for n in costs),
         ]
     )
-    return pack_table(pa.Table.from_pylist(rows, schema=schema), {"sweep": claim.sweep.name})
+    about = {"sweep": claim.sweep.name, "protocol": protocols.name_of(claim.experiment(claim.best))}
+    return pack_table(pa.Table.from_pylist(rows, schema=schema), about)
+
+
+def _runs(claim: Claim) -> Iterator[tuple[str, int, Experiment]]:
+    """(arm, the trial whose knobs it has, run) of the confirmation."""
+    for name, runs in (("again", claim.again()), ("random_real on val", claim.rivals())):
+        yield from ((name, number, run) for number, each in runs.items() for run in each)
+    for name, arm in claim.arms().items():
+        number = claim.rival.number if name == "random_real" else claim.best.number
+        yield from ((name, number, run) for run in arm)
+    yield from (("students", claim.best.number, run) for each in claim.students() for run in each[1:])
 
 
 def best_yaml(claim: Claim) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from edc_ray.claim import Claim, interval
 from edc_ray.config import Experiment
+from edc_ray.presets import protocols
 from edc_ray.report import judged, search, stages
 from edc_ray.report.images import images_png
 from edc_ray.report.remarks import remarks
@@ -46,7 +47,7 @@ def claimed(trials: Trials) -> Section:
     half = f" +- {100 * ours.half:.2f}" if ours.n > 1 else ""
     text = [
         f"{100 * ours.mean:.2f}{half} % on {test['split']} ({test['images']} images): mean and 95 % interval "
-        f"of {ours.n} new seeds.",
+        f"of {ours.n} new seeds ({', '.join(map(str, facts['seeds']))}).",
         protocol(winner),
         f"The configuration is that of trial {best['trial']}, the best on val of {len(trials.complete)} "
         "complete trials. The seeds vary initial images, synthesis, labels and student.",
@@ -102,8 +103,9 @@ def protocol(experiment: Experiment) -> str:
     soft = f"soft labels, the mean of {', '.join(names)}, learned with {judge.loss}"
     split = f"val, {100 * exp.split.val:g} % of the training images" if exp.split.val else "test"
     return (
-        f"Protocol: {exp.dataset.name} at {exp.dataset.size_px} px, {exp.init.ipc} images a class; student "
-        f"{judge.student}, {judge.epochs} epochs in batches of {labels.batch_size} with {judge.optimizer}; "
+        f"Protocol {protocols.name_of(exp)}: {exp.dataset.name} at {exp.dataset.size_px} px, "
+        f"{exp.init.ipc} images a class; student {judge.student}, {judge.epochs} epochs in "
+        f"batches of {labels.batch_size} with {judge.optimizer}; "
         f"{'hard labels' if judge.loss == 'hard' else soft}; views: crops from {labels.crop_min:g}, "
         f"mix {labels.mix}; judged on {split}."
     )

@@ -1,6 +1,7 @@
 """Sections about the search: leaderboard, history, knobs, training curves, cost. Drawn by Optuna."""
 
 import warnings
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from edc_ray.report.section import Section, drawing, png
 from edc_ray.report.trials import ACCURACY, COSTS, FEW, Trials
 
+MAXIMIZE, MINIMIZE = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
 LEADERS = 10
 KNOBS = 6  # of a picture: more are not legible
 
@@ -156,35 +158,51 @@ def _quiet_ticks(axes: Any) -> None:
 
 
 def pareto(trials: Trials) -> Section:
-    """Accuracy against each cost that differs between trials; the fronts are Optuna's."""
+    """Accuracy against each cost that differs between trials; the fronts are Optuna's: of the study's own
+    objectives, where there are several, else of accuracy and one cost each.
+    """
+    several = trials.claim.sweep.objectives[1:]
     found, rows = {}, []
-    for cost in COSTS:
-        known = [row for row in trials.costs if row[cost] is not None]
-        if len({row[cost] for row in known}) < 2:
-            continue
-        study = optuna.create_study(directions=["minimize", "maximize"])
+    for costs in [several] if several else [(cost,) for cost in COSTS]:
+        known = _objectives(trials, several) if several else trials.costs
+        known = [row for row in known if all(row[cost] is not None for cost in costs)]
+        study = optuna.create_study(directions=[MAXIMIZE, *[MINIMIZE] * len(costs)])
         for row in known:
-            study.add_trial(optuna.trial.create_trial(values=[row[cost], row[ACCURACY]]))
-        front = sorted((trial.values[0], known[trial.number]["trial"]) for trial in study.best_trials)
-        on = {number for _, number in front}
-        rows += [{"cost": cost, **_point(row, cost)} for row in known if row["trial"] in on]
-        with drawing() as plt:
-            plt.rcParams["figure.figsize"] = (5, 3.4)
-            axes = optuna.visualization.matplotlib.plot_pareto_front(study, target_names=[cost, ACCURACY])
-            axes.set_title("")
-            for row in known:
-                if row["trial"] in on:
-                    axes.annotate(f" {row['trial']}", (row[cost], row[ACCURACY]), fontsize="small")
-            found[f"pareto {cost}"] = png(plt.gcf())
+            values = [row[ACCURACY], *(row[cost] for cost in costs)]
+            study.add_trial(optuna.trial.create_trial(values=values))
+        on = [known[trial.number] for trial in study.best_trials]
+        for i, cost in enumerate(costs, 1):
+            if len({row[cost] for row in known}) > 1:
+                front = [{"trial": row["trial"], "amount": row[cost], ACCURACY: row[ACCURACY]} for row in on]
+                rows += [{"cost": cost, **point} for point in front]
+                found[f"pareto {cost}"] = _front(study, i, cost, front)
     text = (
-        "Red, with their numbers: trials than which no other one is both better and cheaper. Core-seconds "
+        "Red, with their numbers: trials than which no other one is both better and cheaper"
+        f"{', in all objectives of the sweep' * (len(several) > 1)}. Core-seconds "
         "are those of all that the trial's result was made of, shared with other trials or not."
     )
     return Section("What accuracy costs", [text], {"pareto": rows} if rows else {}, found)
 
 
-def _point(row: dict[str, Any], cost: str) -> dict[str, Any]:
-    return {"trial": row["trial"], "amount": row[cost], ACCURACY: row[ACCURACY]}
+def _objectives(trials: Trials, costs: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a complete trial, as `Trials.costs`, of the study's own values."""
+    return [
+        {"trial": trial.number, ACCURACY: 100 * trial.values[0]}
+        | dict(zip(costs, trial.values[1:], strict=True))
+        for trial in trials.claim.ranked
+    ]
+
+
+def _front(study: optuna.Study, index: int, cost: str, front: Sequence[dict[str, Any]]) -> bytes:
+    with drawing() as plt:
+        plt.rcParams["figure.figsize"] = (5, 3.4)
+        axes = optuna.visualization.matplotlib.plot_pareto_front(
+            study, targets=lambda trial: (trial.values[index], trial.values[0]), target_names=[cost, ACCURACY]
+        )
+        axes.set_title("")
+        for point in front:
+            axes.annotate(f" {point['trial']}", (point["amount"], point[ACCURACY]), fontsize="small")
+        return png(plt.gcf())
 
 
 # --- training curves ----------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ def table(facts: dict[str, Any], hits: tuple[int, int] | None) -> list[str]:
     ties, error = ", ".join(map(str, val["ties"])) or "none", 100 * val["standard_error"]
     lines = [
         f"trials: {', '.join(f'{n} {state}' for state, n in facts['trials'].items())}",
-        f"best: trial {best['trial']}, val {100 * best['val']:.2f} % (standard error {error:.2f}, "
-        f"{val['images']} images); trials within one standard error: {ties}",
+        f"best: trial {best['trial']}, val {100 * best['val']:.2f} %, protocol {facts['protocol']} "
+        f"(standard error {error:.2f}, {val['images']} images); trials within one standard error: {ties}",
     ]
     lines += [f"    {path} = {space.brief(value)}" for path, value in best["params"].items()]
     if "test" in facts:
@@ -48,9 +48,10 @@ def table(facts: dict[str, Any], hits: tuple[int, int] | None) -> list[str]:
 
 
 def _confirmed(facts: dict[str, Any]) -> list[str]:
-    test, seeds = facts["test"], len(facts["accuracies"]["condensed"])
-    judged = f"{test['split']} ({test['images']} images)"
-    lines = [f"confirmed on {judged}, {seeds} new seeds, mean and 95 % interval in %:"]
+    test, seeds = facts["test"], facts["seeds"]
+    judged = f"{test['split']} ({test['images']} images), protocol {facts['protocol']}"
+    new = f"{len(seeds)} new seeds ({', '.join(map(str, seeds))})"
+    lines = [f"confirmed on {judged}, {new}, mean and 95 % interval in %:"]
     for name, values in facts["accuracies"].items():
         paired = facts["differences"].get(name)
         difference = f"   condensed - {name}: {interval(paired)}" if paired else ""

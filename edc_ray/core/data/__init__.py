@@ -6,7 +6,7 @@ of a module such as `parquet`.
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from edc_ray.config import ConfigError, Dataset, unknown
 from edc_ray.core.data import cifar, digits, folders, parquet, pixels
-from edc_ray.core.data.condensed import Condensed, class_order, folder_shape, read_tensors
+from edc_ray.core.data.condensed import class_order, folder_shape, read_tensors
 from edc_ray.core.data.pixels import Pixels, denormalize, encoded, normalize
 from edc_ray.core.data.source import Item, Listing, Part, cut, select, without
 from edc_ray.core.data.splits import held_out, split
 from edc_ray.core.data.start import Start, start_fingerprint, start_listing
 
 __all__ = [
-    "CONSTANTS", "DATASETS", "Condensed", "Images", "Listing", "Pixels", "Shard", "Start", "check",
+    "CONSTANTS", "DATASETS", "Images", "Listing", "Pixels", "Shard", "Start", "check", "check_classes",
     "class_counts", "class_order", "decoded", "denormalize", "encoded", "fingerprint", "folder_shape",
     "held_out", "listing", "normalization", "normalize", "read", "read_tensors", "require", "shard",
     "shard_images", "shards", "split", "start_fingerprint", "start_listing",
@@ -91,6 +91,16 @@ def listing(cfg: Dataset) -> Listing:
         require(cfg)
         found = without(found, *_corrupt(replace(cfg, limit=None), fingerprint(cfg)))
     return cut(found, cfg.limit)
+
+
+def check_classes(cfg: Dataset, theirs: Sequence[str], file: str) -> None:
+    """Raises ConfigError where the classes here and those of a file are not the same, in order."""
+    ours = listing(cfg).classes
+    if ours != tuple(theirs):
+        odd = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+        mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (ours, theirs))
+        legal = f"the class order differs from label {odd} on: {mine} here, {its} in {file}"
+        raise ConfigError("dataset.classes", cfg.classes, legal)
 
 
 @functools.lru_cache(maxsize=16)

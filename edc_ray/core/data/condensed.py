@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,8 @@ SLACK = 0.01  # floats a little outside of [0, 1] are rounding, not normalised p
 Channels = tuple[Sequence[float], Sequence[float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Condensed:
-    """A set in class order, as many images of each class. notes: what was lost on the way, if anything."""
-
-    images: UInt8[Tensor, "n 3 s s"]
-    labels: Int[Tensor, " n"]
-    notes: tuple[str, ...] = ()
-
-
-def folder_shape(path: str) -> tuple[int, int, int]:
-    """(classes, images a class, side in px) of a folder CLASS/FILE; reads only the heads of the files.
+def folder_shape(path: str) -> tuple[int, int]:
+    """(images a class, side in px) of a folder CLASS/FILE; reads only the heads of the files.
 
     Raises:
         ConfigError: not so many of each class, or not all squares of one size.
@@ -59,7 +49,7 @@ def folder_shape(path: str) -> tuple[int, int, int]:
             raise ConfigError("SET", path, f"{name} is not a readable image: {error}") from None
     if len(sides) > 1 or len({*sides.copy().pop()}) > 1:
         raise ConfigError("SET", path, f"must have squares of one size; has {sorted(sides)[:5]} px")
-    return len(names), counts.pop(), sides.pop()[0]
+    return counts.pop(), sides.pop()[0]
 
 
 def class_order(path: str, classes: Sequence[str]) -> str | None:
@@ -71,8 +61,11 @@ def class_order(path: str, classes: Sequence[str]) -> str | None:
     return f"class folders by their order: {', '.join(pairs[:3])}{', ...' * (len(pairs) > 3)}"
 
 
-def read_tensors(path: str, pixels: Channels | None) -> Condensed:
-    """Somebody's tensors as levels; nothing but tensors is unpickled.
+def read_tensors(
+    path: str, pixels: Channels | None
+) -> tuple[UInt8[Tensor, "n 3 s s"], Int[Tensor, " n"], tuple[str, ...]]:
+    """Somebody's tensors as levels and labels, in class order, as many of each class; notes of what was lost
+    on the way. Nothing but tensors is unpickled.
 
     Labels of one row an image that were learned count by their largest entry. Floats in [0, 1] are rounded to
     levels; others count as normalised by `pixels`, and what is then outside of [0, 1] is clipped.
@@ -97,7 +90,7 @@ def read_tensors(path: str, pixels: Channels | None) -> Condensed:
     if len(set(counts.tolist())) != 1:
         raise _bad(path, f"has {int(counts.min())} to {int(counts.max())} images of a class")
     order = labels.argsort(stable=True)
-    return Condensed(images[order].contiguous(), labels[order], (*notes, *more))
+    return images[order].contiguous(), labels[order], (*notes, *more)
 
 
 def _loaded(path: Path) -> tuple[Any, Any]:
