@@ -369,8 +369,9 @@ def wanted(trial: FrozenTrial) -> dict[str, Any]:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count against the budget: all that ended, but those lost without a fault of their own."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    return [trial for trial in ended if not lost(trial)]
+    return [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not lost(trial)
+    ]
 
 
 def accuracy(trial: FrozenTrial) -> float:

@@ -71,12 +71,12 @@ def test_one_command_gives_every_protocol_and_student(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["evaluate", str(place / "set.yaml"), "--protocol", "all", "--students", "vgg5_w16,wrn_16_2"]
-    out = run(capsys, *argv, *sets(*FEW))
+    out = run(capsys, *argv, *sets(*FEW, "evaluate.seeds=[0]"))
     written = json.loads(Path(out.splitlines()[-1].removeprefix("written to ")).read_text())
     rows = written["rows"]
     assert [row["protocol"].split(" ")[0] for row in rows[::2]] == ["edc", "rded", "rd3", "sre2l", "hard"]
     assert all("epochs=2" in row["protocol"] for row in rows), "what --set changed is in the name"
-    assert {len(row[arm]) for row in rows for arm in evaluation.ARMS} == {2}
+    assert {len(row[arm]) for row in rows for arm in evaluation.ARMS} == {1}
     seen = {(row["protocol"].split(" ")[0], row["student"]): row["seen"] for row in rows}
     assert seen["edc", "vgg5_w16"] == "in synthesis, in labels" and seen["hard", "vgg5_w16"] == "in synthesis"
     assert seen["rded", "vgg5_w16"] == "in synthesis" and seen["edc", "wrn_16_2"] == "unseen"
@@ -84,7 +84,7 @@ def test_one_command_gives_every_protocol_and_student(
     assert len(claims) == 5 and all("(wrn_16_2)" in line and "vgg5" not in line for line in claims)
     assert written["split"] == "val" and written["judged"] == 61 and "accuracy on val (61 images)" in out
     assert written["test_reads"] == 0
-    again = run(capsys, *argv, *sets(*FEW))
+    again = run(capsys, *argv, *sets(*FEW, "evaluate.seeds=[0]"))
     assert "units" not in again and again.splitlines()[-1] == out.splitlines()[-1], "all of it is there"
 
 
@@ -253,6 +253,7 @@ def test_a_read_of_test_by_a_unit_that_is_killed_is_on_record(store: Store) -> N
     assert record(store) - before == {tasks[-1].key}
 
 
+@pytest.mark.slow
 def test_a_search_goes_well_where_there_is_no_test_at_all(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
