@@ -369,9 +369,8 @@ def wanted(trial: FrozenTrial) -> dict[str, Any]:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count against the budget: all that ended, but those lost without a fault of their own."""
-    return [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not lost(trial)
-    ]
+    ended = (trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished())
+    return [trial for trial in ended if not lost(trial)]
 
 
 def accuracy(trial: FrozenTrial) -> float:
@@ -396,7 +395,6 @@ def rung_correlation(trials: Sequence[FrozenTrial]) -> dict[int, tuple[float, in
     found: dict[int, tuple[float, int]] = {}
     for at in sorted({step for t in complete for step in t.intermediate_values if step < END}):
         pairs = [(t.intermediate_values[at], accuracy(t)) for t in complete if at in t.intermediate_values]
-        varied = len({a for a, _ in pairs}) > 1 and len({b for _, b in pairs}) > 1
-        if len(pairs) >= 4 and varied:
+        if len(pairs) >= 4 and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
             found[at] = (float(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs))
     return found
