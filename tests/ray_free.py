@@ -38,7 +38,8 @@ def main(options: list[str]) -> int:
         import_module(name)
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
     with tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder:
-        return _side_by_side([("", rest), *groups.items()], Path(folder), options)  # the longest first
+        # The longest first; what nothing is refused to in two parts, so that no core waits for the other.
+        return _side_by_side([("", rest[::2]), ("", rest[1::2]), *groups.items()], Path(folder), options)
 
 
 def _side_by_side(todo: list[tuple[str, list[str]]], folder: Path, options: list[str]) -> int:
@@ -46,7 +47,7 @@ def _side_by_side(todo: list[tuple[str, list[str]]], folder: Path, options: list
     while todo or running:
         while todo and len(running) < (os.cpu_count() or 1):
             refused, files = todo.pop(0)
-            name = "-".join(["without", *refused.split()]) if refused else "whole"
+            name = "-".join(["without", *refused.split()]) if refused else f"from-{files[0]}"
             fork = get_context("fork").Process(target=_run, args=(name, refused, files, folder, options))
             fork.start()
             running.append((name, fork))

@@ -83,6 +83,7 @@ def made(searched: Store) -> tuple[Claim, list[Experiment], list[str]]:
     return claim, broker.asked, said
 
 
+@pytest.mark.slow
 def test_the_best_run_again_on_val_with_seeds_that_no_search_and_no_claim_has(made: Any) -> None:
     claim, asked, said = made
     again = claim.again()
@@ -97,6 +98,7 @@ def test_the_best_run_again_on_val_with_seeds_that_no_search_and_no_claim_has(ma
     assert said[0].startswith("the 3 best again on val: 2 new seeds of trials 0, 1, 2")
 
 
+@pytest.mark.slow
 def test_the_search_values_are_discarded(made: Any) -> None:
     claim, _, _ = made
     again = claim.facts()["again"]
@@ -130,6 +132,7 @@ def test_random_real_has_as_many_trials_of_the_recipe(searched: Store) -> None:
     assert all(run.split.val == 0 for arm in claim.arms().values() for run in arm)
 
 
+@pytest.mark.slow
 def test_students_share_the_images_and_nothing_else(made: Any) -> None:
     claim, _, _ = made
     students = claim.students()
@@ -161,6 +164,7 @@ def test_one_student_and_one_candidate_cost_nothing_more(searched: Store) -> Non
     assert list(claim_of(searched, seeds=0).steps()) == []
 
 
+@pytest.mark.slow
 def test_each_confirmation_is_on_record_once(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     claim, _, _ = made
     before = len(claim.store.read_lines(pipeline.READS))
@@ -177,6 +181,7 @@ def test_each_confirmation_is_on_record_once(made: Any, capsys: pytest.CaptureFi
     assert "confirmed on test 2 times, after 4, 5 trials: not one clean read" in remarks(later.facts())
 
 
+@pytest.mark.slow
 def test_every_run_is_a_row_of_the_results(made: Any) -> None:
     claim, asked, _ = made
     table = pq.read_table(io.BytesIO(results(claim)))
@@ -195,6 +200,7 @@ def test_every_run_is_a_row_of_the_results(made: Any) -> None:
         assert json.loads(row["params"]) == claim.study.trials[row["trial"]].params
 
 
+@pytest.mark.slow
 def test_the_table_tells_all_of_it(made: Any) -> None:
     claim, _, _ = made
     facts = claim.facts()

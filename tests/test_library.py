@@ -323,6 +323,7 @@ def test_what_an_evaluation_refuses(condensed: Condensed) -> None:
 # --- the package --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_import_is_light() -> None:
     script = (
         "import sys, edc_ray\n"

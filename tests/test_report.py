@@ -323,6 +323,7 @@ def test_report_command(written: tuple[Path, list[str]], capsys: pytest.CaptureF
     assert {path.name for path in written[0].iterdir()} == before
 
 
+@pytest.mark.slow
 def test_report_before_the_confirmation(
     searched: tuple[Store, Sweep], written: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -502,6 +503,7 @@ def claim_of(store: Store, *told: FrozenTrial) -> Claim:
     return Claim(BASE, replace(SWEEP, confirm=Confirm(seeds=0)), store, study)
 
 
+@pytest.mark.slow
 def test_a_page_of_odd_trials(confirmed: Claim) -> None:
     """Some end well, one without the knob that waits; others failed, were stopped or lost, or run."""
     only, seen = {"evaluate.lr": 0.05}, {100: 0.1, 300: 0.2}
@@ -534,6 +536,7 @@ def test_a_page_of_odd_trials(confirmed: Claim) -> None:
     assert len(made["Interactions"].pictures) == 1 and made["Parallel coordinates"].pictures
 
 
+@pytest.mark.slow
 def test_a_page_of_one_trial(confirmed: Claim) -> None:
     claim = claim_of(confirmed.store, asked(STATES.COMPLETE, ASKED[0], 0.5))
     made = {each.title: each for each in page.sections(claim, claim.facts())}
@@ -543,6 +546,7 @@ def test_a_page_of_one_trial(confirmed: Claim) -> None:
     assert made["Condensed images"].pictures and made["Classes"].pictures and made["History"].pictures
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_costs_only_its_section(
     confirmed: Claim, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -594,6 +598,7 @@ def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     assert shown == {row["trial"] for row in costs if not beaten(row)} and shown
 
 
+@pytest.mark.slow
 def test_several_objectives_have_the_studys_own_front(searched: tuple[Store, Sweep]) -> None:
     """Values made up by hand; trial 1 is on the front by the third objective only."""
     store, made = searched
@@ -663,6 +668,7 @@ def saved(claim: Claim, made: Sweep, params: Sequence[dict[str, Any]]) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_paired_by_seed(
     written: tuple[Path, list[str]], confirmed: Claim, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -685,6 +691,7 @@ def test_two_sweeps_are_paired_by_seed(
     assert len(found.pictures) == 2 and not found.tags & {"script", "link"}
 
 
+@pytest.mark.slow
 def test_two_sweeps_that_cannot_be_paired(
     written: tuple[Path, list[str]], confirmed: Claim, capsys: pytest.CaptureFixture[str]
 ) -> None:

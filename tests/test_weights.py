@@ -203,6 +203,7 @@ def test_a_download_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # --- in the pipeline ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_observers_as_they_are_from_their_files_to_the_student(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
