@@ -110,6 +110,7 @@ def test_the_search_values_are_discarded(made: Any) -> None:
         assert all(one["split"] == "val" for one in read)
 
 
+@pytest.mark.slow
 def test_random_real_has_as_many_trials_of_the_recipe(searched: Store) -> None:
     """Trials 0 and 1 have the winner's images; 3 is 0 again, and 2 has images of its own."""
     claim = claim_of(searched, seeds=2)

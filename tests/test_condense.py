@@ -110,6 +110,7 @@ def test_every_field_changes_the_images(condense: Condense, store: Store) -> Non
 # --- groups -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_groups_of_images_may_cut_a_class_in_halves(store: Store) -> None:
     """30 images in groups of 8: the last has 6; in class-major order again."""
     experiment = quick(recover__group_images=8)
@@ -129,6 +130,7 @@ def test_groups_of_images_may_cut_a_class_in_halves(store: Store) -> None:
 CARRIED = {MATCHING + "reset": False, "recover__group_images": 8}
 
 
+@pytest.mark.slow
 def test_groups_that_take_over_are_one_unit_and_resume_to_the_same_bits(store: Store) -> None:
     """B6: official groups share running statistics, so they run one after another, whatever the runtime."""
     experiment = quick(**CARRIED)
@@ -179,6 +181,7 @@ def test_students_learn_from_the_stored_format(kind: str, iterations: int, store
 # --- statistics ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_averages_over_batches_are_merged_over_shards_and_forwards(store: Store) -> None:
     """By hand from the units: the sums of 64-image shards in batches of 20."""
     changes = {"statistics__conv_variance": "per_batch", "statistics__batch_size": 20}
@@ -205,6 +208,7 @@ def test_averages_over_batches_are_merged_over_shards_and_forwards(store: Store)
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_variance_of_convolutions_counts_and_its_batches_too(store: Store) -> None:
     images = []
     for changes in (

@@ -61,6 +61,7 @@ def test_scores_lie_between_0_and_1() -> None:
             ddranking.augmentation_robust(*percents)
 
 
+@pytest.mark.slow
 def test_scores_are_of_the_eight_arms(store: Store) -> None:
     """hard and plain are without views, random ones are fresh draws, and all images are seen once."""
     experiment = quick(evaluate__seeds=[0, 1], evaluate__student="vgg5_w16", evaluate__reports=1)

@@ -274,6 +274,7 @@ def test_stages_that_make_images_cannot_open_val_or_test(store: Store) -> None:
                 inputs.judge(task)
 
 
+@pytest.mark.slow
 def test_final_reads_test_of_a_set_made_again_on_all_training_images(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

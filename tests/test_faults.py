@@ -284,6 +284,7 @@ def test_an_input_output_error_passes_and_a_missing_file_is_told_at_once(
 # --- several at once ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_clusters_may_build_the_same_keys_on_one_store(
     tmp_path: Path, reference: tuple[Store, tiny.Bits]
 ) -> None:

@@ -110,6 +110,7 @@ UNSTEADY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_best_on_val_counts_where_it_is_asked_for(judge: Judge, store: Store) -> None:
     """With its logits; the curve is what would count if the training ended there."""
     last_logits, last = judge(**UNSTEADY)
@@ -122,6 +123,7 @@ def test_the_best_on_val_counts_where_it_is_asked_for(judge: Judge, store: Store
     assert top1(logits, labels) == max(raw) and top1(last_logits, labels) == raw[-1]
 
 
+@pytest.mark.slow
 def test_the_best_on_val_survives_an_interruption(judge: Judge, store: Store) -> None:
     """Also when it was read before it."""
     want, told = judge(**UNSTEADY, evaluate__select="best_val")
@@ -142,6 +144,7 @@ def test_a_refit_reads_test_once_and_selects_nothing() -> None:
     assert (refit.evaluate.select, refit.evaluate.report_epochs, refit.evaluate.reports) == ("last", None, 1)
 
 
+@pytest.mark.slow
 def test_a_maximum_over_looks_at_test_is_only_a_diagnostic(tmp_path: Path) -> None:
     """B25: the official accuracy is the maximum over the reports on test; here the last one is."""
     store, changes = Store(str(tmp_path)), UNSTEADY | {"split__val": 0.0, "recover__iterations": 0}

@@ -56,6 +56,7 @@ def task_of(stage: str) -> pipeline.Task:
     return next(task for task in pipeline.tasks(tiny.experiment(**CHANGES)) if task.stage == stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", SAYS)
 def test_the_error_names_what_to_lower(stage: str, finished: Store, full: pytest.MonkeyPatch) -> None:
     task = task_of(stage)
@@ -81,6 +82,7 @@ def test_what_has_no_effect_or_is_at_its_least_is_not_named(
         list(pipeline.Worker(finished, least).run(task, pipeline.units(task, least)[0]))
 
 
+@pytest.mark.slow
 def test_forward_images_bounds_every_forward_that_records_no_graph(
     finished: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def measured() -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_the_published_ones(name: str, measured: dict[str, list[tuple[float, float]]]) -> None:
     hooks, *columns = SIZES[name]
@@ -134,6 +135,7 @@ def test_sizes_are_the_published_ones(name: str, measured: dict[str, list[tuple[
     assert (kinds.count("conv"), kinds.count("bn")) == hooks
 
 
+@pytest.mark.slow
 def test_the_observers_together_are_as_large_as_published(
     measured: dict[str, list[tuple[float, float]]],
 ) -> None:

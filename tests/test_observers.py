@@ -174,6 +174,7 @@ def chained(exp: Experiment, saved: dict[str, Tensor] | None = None) -> Chain:
 CARRIED = {"recover__matching__reset": False, "recover__classes_per_group": 2}
 
 
+@pytest.mark.slow
 def test_official_groups_take_over_the_running_statistics_and_the_turn() -> None:
     """B6: the second of two groups goes on where the first ended: memory, visits and the next observer."""
     exp = experiment(**CARRIED)
@@ -210,6 +211,7 @@ def test_official_groups_take_over_the_running_statistics_and_the_turn() -> None
     assert chain.bytes == chain.images.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [CARRIED, {"recover__flatness__kind": "statistics"}])
 def test_an_interrupted_chain_gives_the_same_bits(changes: dict[str, Any]) -> None:
     exp = experiment(**changes, recover__iterations=3)

@@ -366,6 +366,7 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stage_reads_no_field_that_is_in_no_key_of_it_and_every_field_is_read(
     store: Store, tmp_path: Path
 ) -> None:

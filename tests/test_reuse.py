@@ -98,6 +98,7 @@ def test_what_the_synthesis_waits_for_belongs_to_it() -> None:
     assert reuse.outer(waits, BASE) == OUTER | {"evaluate.loss"}
 
 
+@pytest.mark.slow
 @given(search=searches(), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_trials_with_the_same_outer_knobs_share_the_images(search: Search, seed: int) -> None:

@@ -118,6 +118,7 @@ def test_the_best_so_far_is_that_of_the_trials_that_ended() -> None:
     assert search.best_so_far(done, at, lambda t: 10.0 * t.key[0]).tolist() == [0] * 7 + [20.0] * 3
 
 
+@pytest.mark.slow
 def test_a_ratio_is_the_time_to_randoms_accuracy_over_its_budget() -> None:
     def until(seconds: float, accuracy: float = 0.6) -> list[list[search.Done]]:
         return [[search.Done(10.0, 0.3, (0, 0)), search.Done(seconds, accuracy, (0, 1))]] * 3
