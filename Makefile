@@ -66,8 +66,8 @@ lint: .venv/.done ## ruff, mypy, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.done ## the claims of benchmarks/ that need no data, written to benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/all.py
+bench: .venv/.done ## the claims of benchmarks/ that need no data, written to benchmarks/RESULTS.md; ARGS="NAME ..."
+	$(BIN)/python benchmarks/all.py $(ARGS)
 
 clean: ## caches and build outputs; .venv and the stores stay
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
