@@ -154,9 +154,6 @@ EXPERIMENT: dict[str, Row] = {
     ),
     "out of range": Row(exp(recover={"lr": -1}), "experiment.recover.lr = -1.0", "must be >= 0"),
     "not finite": Row(exp(recover={"lr": float("nan")}), "experiment.recover.lr = nan", "must be finite"),
-    "more labellers than workers": Row(
-        {"runtime": {"workers": 2, "label_workers": 3}}, "runtime.label_workers = 3", "at most workers = 2"
-    ),
     "runtime out of range": Row({"runtime": {"workers": 0}}, "runtime.workers = 0", "must be >= 1"),
     "unknown dataset": Row(
         exp(dataset={"name": "digit"}), "experiment.dataset.name = 'digit'", "did you mean digits?"

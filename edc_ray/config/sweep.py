@@ -41,10 +41,6 @@ class Runtime:
         if not self.store:
             raise ConfigError("store", self.store, "must be a folder or a URI")
         check_uri("store", self.store)
-        if self.label_workers > self.workers:
-            raise ConfigError(
-                "label_workers", self.label_workers, f"must be at most workers = {self.workers}"
-            )
 
 
 @config

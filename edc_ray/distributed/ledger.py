@@ -246,7 +246,7 @@ class Ledger:
         runtime.label_workers, or as many as can be spared now.
         """
         gpus = bool(self._runtime.gpus_per_worker)
-        spare = len(self._idle) + self._free_slots() if gpus else self._runtime.label_workers
+        spare = len(self._idle) + self._free_slots() if gpus else max(1, self._free_slots())
         if self._labelling or not spare:  # first, so that pages are not counted at every turn of a long wait
             return
         pages = self._wanted_pages()
