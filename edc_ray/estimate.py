@@ -273,7 +273,7 @@ def _ready(stage: str, settings: Sweep, experiment: Experiment) -> tuple[int, st
     """Units of a stage that can run at once if there are workers, and what else would limit them."""
     runtime = settings.runtime
     if stage == "relabel":
-        return runtime.label_workers, f"runtime.label_workers = {runtime.label_workers}"
+        return min(runtime.label_workers, runtime.workers), f"runtime.label_workers = {runtime.label_workers}"
     tasks = [task for task in pipeline.tasks(experiment) if task.stage == stage]
     units = sum(len(pipeline.units(task, runtime)) for task in tasks)
     if not settings.search:  # one artifact after another

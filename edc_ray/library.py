@@ -185,16 +185,16 @@ def evaluate(
     Raises:
         ConfigError: as `condense`; or the changes are to how the images are made.
     """
-    sweep = Sweep(experiment=config.dump(condensed.experiment), runtime=Runtime(store=condensed.store))
-    spec, experiment = specs.with_changes(sweep, _words(changes))
+    words = _words(changes)
+    experiment, runtime = given.changed(condensed.experiment, Runtime(store=condensed.store), words)
     more = {"evaluate.student": student, "evaluate.seeds": None if seeds is None else list(seeds)}
     experiment = config.override(
         experiment, {path: value for path, value in more.items() if value is not None}
     )
     if _recover_key(experiment) != _recover_key(condensed.experiment):
-        raise ConfigError("changes", list(_words(changes)), "must be to relabel, evaluate or runtime")
+        raise ConfigError("changes", words, "must be to relabel, evaluate or runtime")
     pipeline.check(experiment)
-    store, runtime = Store(condensed.store), replace(spec.runtime, store=condensed.store)
+    store, runtime = Store(condensed.store), replace(runtime, store=condensed.store)
     inline = replace(runtime, labels="inline")
     wanted = ["condensed", "random_real"] if baseline else ["condensed"]
     found = dict[str, list[dict[str, Any]]]()

@@ -36,17 +36,20 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(signum: int, frame: object) -> None:
-    raise Stopped
+    # Now, not when all is put away: `ray job stop` kills after three seconds. print() cannot be re-entered.
+    os.write(2, b"interrupted; the same command goes on\n")
+    raise Stopped if signum == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
     """SIGTERM raises Stopped in the block, so that it ends as by Ctrl-C. For the main thread."""
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = {signum: signal.signal(signum, _stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
 
 
 def _prepared() -> Any:

@@ -355,7 +355,6 @@ def guarded(command: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print("interrupted; the same command goes on", file=sys.stderr)
         return 143 if isinstance(error, Stopped) else 130
     except (OSError, Damaged, Missing, UnitFailed, FloatingPointError, RuntimeError) as error:
         print(f"failed: {told(error)}", file=sys.stderr)

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from edc_ray import config, pipeline, specs
-from edc_ray.artifacts import Store
-from edc_ray.artifacts.files import Meta, Tensors, unpack, write_local
+from edc_ray.artifacts import Meta, Store, Tensors, save_file
+from edc_ray.artifacts.files import unpack
 from edc_ray.config import LIBRARIES, ConfigError, Experiment, Runtime
 from edc_ray.core import data
 
@@ -45,7 +45,7 @@ def export(experiment: Experiment, store: Store, out: str) -> list[str]:
         for unit, entry in card["units"].items():
             artifact.receipt(unit)  # checked; raises Damaged
             archive.writestr(entry["file"], store.get(f"{artifact.folder}/{entry['file']}") or b"")
-    write_local(os.path.abspath(out), sink.getvalue(), False)
+    save_file(out, sink.getvalue())
     return [f"{out}: {len(sink.getvalue()):,} bytes", *_told(card)]
 
 

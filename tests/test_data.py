@@ -586,7 +586,8 @@ def test_parquet_files_that_name_their_classes_agree(tmp_path: Path) -> None:
     assert data.listing(cfg).classes == tuple(CLASSES)
     for names, odd in (
         (["ant", "cat", "bee"], "1 on cat, bee, not bee, cat"),
-        ([*CLASSES, "dog"], "3 on dog, not"),
+        ([*CLASSES, "dog"], "3 on dog, not nothing"),
+        (CLASSES[:2], "2 on nothing, not cat"),
     ):
         write_parquet(tmp_path / "test.parquet", TEST, first=9, classes=names)
         refused(cfg, f"test.parquet names other classes than train-0.parquet: from label {odd}")

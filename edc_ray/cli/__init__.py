@@ -19,7 +19,7 @@ from edc_ray.cli import (
     store,
     sweep,
     teachers,
-)  # fmt: skip
+)
 from edc_ray.cli.target import load
 from edc_ray.sweep import guarded
 

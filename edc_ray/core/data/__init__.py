@@ -17,7 +17,7 @@ from edc_ray.config import ConfigError, Dataset, unknown
 from edc_ray.core.data import cifar, digits, folders, parquet, pixels
 from edc_ray.core.data.condensed import class_order, folder_shape, read_tensors
 from edc_ray.core.data.pixels import Pixels, denormalize, encoded, normalize
-from edc_ray.core.data.source import Item, Listing, Part, cut, select, without
+from edc_ray.core.data.source import Item, Listing, Part, cut, disagreement, select, without
 from edc_ray.core.data.splits import held_out, split
 from edc_ray.core.data.start import Start, start_fingerprint, start_listing
 
@@ -97,8 +97,7 @@ def check_classes(cfg: Dataset, theirs: Sequence[str], file: str) -> None:
     """Raises ConfigError where the classes here and those of a file are not the same, in order."""
     ours = listing(cfg).classes
     if ours != tuple(theirs):
-        odd = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
-        mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (ours, theirs))
+        odd, mine, its = disagreement(ours, theirs)
         legal = f"the class order differs from label {odd} on: {mine} here, {its} in {file}"
         raise ConfigError("dataset.classes", cfg.classes, legal)
 

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edc_ray.config import Dataset
-from edc_ray.core.data.source import Item, Listing, Part, bad, hash_files, root_of
+from edc_ray.core.data.source import Item, Listing, Part, bad, disagreement, hash_files, root_of
 
 EXPECTED = "a folder with train*.parquet and test*.parquet, columns image (encoded bytes) and label (0, 1...)"
 BATCH = 256  # images that are read together
@@ -76,13 +76,9 @@ def _same_names(files: Sequence[Path]) -> tuple[str, ...]:
     first, *others = [(file, _names(file)) for file in files]
     for file, names in others:
         if names and names != first[1]:
-            odd = next(
-                (i for i, (a, b) in enumerate(zip(names, first[1], strict=False)) if a != b), len(first[1])
-            )
-            mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (names, first[1]))
-            raise bad(
-                file, f"names other classes than {first[0].name}: from label {odd} on {mine}, not {its}"
-            )
+            odd, mine, its = disagreement(names, first[1])
+            why = f"names other classes than {first[0].name}: from label {odd} on {mine}, not {its}"
+            raise bad(file, why)
     return first[1]
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -75,6 +76,13 @@ def chosen(cfg: Dataset, known: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise unknown(f"dataset.classes.{index}", name, known)
     return cfg.classes
+
+
+def disagreement(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str, str]:
+    """The first label whose class is not the same in both, and the classes from there on, for a person."""
+    odd = next(i for i, (a, b) in enumerate(zip_longest(ours, theirs)) if a != b)
+    mine, its = (", ".join(part[odd : odd + 3]) or "nothing" for part in (ours, theirs))
+    return odd, mine, its
 
 
 def select(found: Listing, cfg: Dataset) -> Listing:
