@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -36,8 +37,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(signum: int, frame: object) -> None:
-    # Now, not when all is put away: `ray job stop` kills after three seconds. print() cannot be re-entered.
-    os.write(2, b"interrupted; the same command goes on\n")
+    # Now, not when all is put away: `ray job stop` kills after three seconds.
+    print("interrupted; the same command goes on", file=sys.stderr, flush=True)
     raise Stopped if signum == signal.SIGTERM else KeyboardInterrupt
 
 

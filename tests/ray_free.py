@@ -38,24 +38,21 @@ def main(options: list[str]) -> int:
         import_module(name)
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
     with tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder:
-        # The longest first; what nothing is refused to in two parts, so that no core waits for the other.
-        return _side_by_side([("", rest[::2]), ("", rest[1::2]), *groups.items()], Path(folder), options)
+        # All at once, as some tests wait. What nothing is refused to in two parts, so that no core is idle.
+        return _side_by_side([*groups.items(), ("", rest[::2]), ("", rest[1::2])], Path(folder), options)
 
 
-def _side_by_side(todo: list[tuple[str, list[str]]], folder: Path, options: list[str]) -> int:
-    running, failed = list[tuple[str, BaseProcess]](), 0
-    while todo or running:
-        while todo and len(running) < (os.cpu_count() or 1):
-            refused, files = todo.pop(0)
-            name = "-".join(["without", *refused.split()]) if refused else f"from-{files[0]}"
-            fork = get_context("fork").Process(target=_run, args=(name, refused, files, folder, options))
-            fork.start()
-            running.append((name, fork))
-        wait([process.sentinel for _, process in running])
-        for name, process in [one for one in running if one[1].exitcode is not None]:
-            running.remove((name, process))
+def _side_by_side(groups: list[tuple[str, list[str]]], folder: Path, options: list[str]) -> int:
+    running, failed = dict[str, BaseProcess](), 0
+    for refused, files in groups:
+        name = "-".join(["without", *refused.split()]) if refused else f"from-{files[0]}"
+        running[name] = get_context("fork").Process(target=_run, args=(name, refused, files, folder, options))
+        running[name].start()
+    while running:
+        wait([process.sentinel for process in running.values()])
+        for name in [name for name, process in running.items() if process.exitcode is not None]:
             print(f"{name}:\n{(folder / name).read_text()}", end="", flush=True)
-            failed += abs(process.exitcode or 0)
+            failed += abs(running.pop(name).exitcode or 0)
     return failed
 
 

@@ -572,6 +572,7 @@ def test_sweep_refuses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 PLANNED = {"no dataset path", "dataset path is a file", "empty search"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in [*EXPERIMENT, *SWEEP] if name not in PLANNED])
 def test_plan_refuses_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = (EXPERIMENT | SWEEP)[name]

@@ -157,6 +157,7 @@ def test_the_spread_of_a_known_mixture(synthesis: float, student: float, rng: to
     assert math.isclose(got[0], synthesis, rel_tol=0.05, abs_tol=0.004)
 
 
+@pytest.mark.slow
 def test_one_student_and_one_candidate_cost_nothing_more(searched: Store) -> None:
     claim = claim_of(searched, seeds=2)
     assert claim.again() == {} and claim.students() == []

@@ -67,6 +67,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
 # --- evaluate -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_command_gives_every_protocol_and_student(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_error_names_what_to_lower(stage: str, finished: Store, full: pytest
     assert list(pipeline.Worker(finished, RUNTIME).run(task, unit)), "it goes on where memory is found"
 
 
+@pytest.mark.slow
 def test_what_has_no_effect_or_is_at_its_least_is_not_named(
     finished: Store, full: pytest.MonkeyPatch
 ) -> None:

@@ -210,7 +210,10 @@ def test_the_papers_networks_give_logits_of_any_number_of_classes_at_224_px(name
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("name", ["torchvision/shufflenet_v2_x0_5", "timm/deit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision/shufflenet_v2_x0_5", pytest.param("timm/deit_tiny_patch16_224", marks=pytest.mark.slow)],
+)
 def test_a_librarys_network_is_made_by_its_seed_alone(name: str) -> None:
     size = 32  # also of the transformer, whose patches are 16 px
     before = torch.get_rng_state()
@@ -228,6 +231,7 @@ def test_a_librarys_network_is_made_by_its_seed_alone(name: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_only_layers_with_one_map_an_image_are_matched() -> None:
     """This network convolves one positional map for all images."""
     model = build("timm/xcit_nano_12_p8_224", CLASSES, SIZE, 0).eval()

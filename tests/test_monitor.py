@@ -35,6 +35,7 @@ def work_of(store: Store, runtime: Runtime, task: Task) -> dict[str, int]:
     return total
 
 
+@pytest.mark.slow
 def test_units_count_what_they_make(store: Store) -> None:
     """Also in several goes: what a checkpoint has is not counted again."""
     exp, how = tiny.experiment(evaluate__seeds=[0]), tiny.runtime(checkpoint_seconds=0)

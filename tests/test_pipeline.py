@@ -846,7 +846,7 @@ READ_BY = [  # (stage, unit, a change that reads it, what is built)
 ]
 
 
-@pytest.mark.parametrize("harm", ["damaged", "gone"])
+@pytest.mark.parametrize("harm", ["damaged", pytest.param("gone", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("stage", "unit", "change", "built"), READ_BY, ids=[row[0] for row in READ_BY])
 def test_a_bad_unit_is_found_when_it_is_read_and_built_again(
     stage: str, unit: str, change: dict[str, Any], built: list[str], harm: str, done: Store

@@ -122,7 +122,14 @@ def test_labels_are_class_major() -> None:
     assert make(experiment(), slice(1, 2)).labels.tolist() == [[2, 2, 2, 3, 3, 3]]
 
 
-@pytest.mark.parametrize("kind, per_group", [*((kind, 1) for kind in KINDS), ("none", 2)])
+@pytest.mark.parametrize(
+    "kind, per_group",
+    [
+        ("none", 2),
+        ("sam", 1),
+        *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS if kind != "sam"),
+    ],
+)
 def test_groups_in_one_forward_equal_one_by_one(kind: Kind, per_group: int) -> None:
     exp, size = experiment(kind, classes_per_group=per_group), per_group * IPC
     together = run(make(exp), begin(make(exp), start())).images.detach()
@@ -153,7 +160,9 @@ def uninterrupted(kind: Kind) -> tuple[Problem, State]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [0, 3, 6])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_gives_the_same_bits(kind: Kind, stop: int) -> None:
     p, want = uninterrupted(kind)
     saved = copied(run(p, begin(p, start()), stop).pack()) if stop else begin(p, start()).pack()

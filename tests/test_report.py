@@ -279,6 +279,7 @@ def written(confirmed: Claim) -> tuple[Path, list[str]]:
     return Path(confirmed.store.path("sweeps/hand")), lines
 
 
+@pytest.mark.slow
 def test_files_of_a_report(written: tuple[Path, list[str]], confirmed: Claim) -> None:
     folder, lines = written
     assert json.loads((folder / "final.json").read_text())["accuracies"] == confirmed.facts()["accuracies"]
@@ -296,12 +297,14 @@ def test_files_of_a_report(written: tuple[Path, list[str]], confirmed: Claim) ->
         assert json.loads(row["params"]).keys() == SEARCH.keys()
 
 
+@pytest.mark.slow
 def test_best_yaml_is_the_best_experiment(written: tuple[Path, list[str]], confirmed: Claim) -> None:
     made, experiment = cli.load(str(written[0] / "best.yaml"), [])
     assert experiment == confirmed.experiment(confirmed.best)
     assert (made.name, made.runtime, made.search) == ("hand-best", confirmed.sweep.runtime, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["images.png", "curves.png"])
 def test_pictures(name: str, written: tuple[Path, list[str]]) -> None:
     with Image.open(io.BytesIO((written[0] / name).read_bytes())) as picture:
@@ -311,6 +314,7 @@ def test_pictures(name: str, written: tuple[Path, list[str]]) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 10
 
 
+@pytest.mark.slow
 def test_report_command(written: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name for path in written[0].iterdir()}
     assert cli.main(["report", str(written[0])]) == 0
@@ -398,6 +402,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_that_asks_for_nothing(written: tuple[Path, list[str]]) -> None:
     text = (written[0] / "report.html").read_text()
     found = Page(text)
@@ -409,6 +414,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(written: tuple[Path, list[st
     }
 
 
+@pytest.mark.slow
 def test_the_pictures_and_tables_of_the_page_are_files_too(written: tuple[Path, list[str]]) -> None:
     folder, lines = written
     found = Page((folder / "report.html").read_text())
@@ -420,6 +426,7 @@ def test_the_pictures_and_tables_of_the_page_are_files_too(written: tuple[Path, 
     assert all(name in lines[1] for name in ("report.html", "report/", "images.png", "curves.png"))
 
 
+@pytest.mark.slow
 def test_the_claim_of_the_page(written: tuple[Path, list[str]], confirmed: Claim) -> None:
     text, facts = (written[0] / "report.html").read_text(), confirmed.facts()
     ours, paired = interval(facts["accuracies"]["condensed"]), interval(facts["differences"]["random_real"])
@@ -465,6 +472,7 @@ def test_classes_that_are_mixed_up() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_uses_and_hits_of_stages(written: tuple[Path, list[str]]) -> None:
     """Four trials that ended well, one that failed, six students; nothing was there before."""
     rows = {row["stage"]: row for row in pq.read_table(written[0] / "report/stages.parquet").to_pylist()}
@@ -562,6 +570,7 @@ def test_what_cannot_be_shown_costs_only_its_section(
     assert "the report has no section 'Classes'" in caplog.text
 
 
+@pytest.mark.slow
 def test_results_that_are_gone_are_told(
     written: tuple[Path, list[str]], confirmed: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

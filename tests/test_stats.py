@@ -163,7 +163,7 @@ def test_group_moments_and_their_gradients_equal_the_plain_ones(
 
 
 @pytest.mark.parametrize("patch", sorted({patch for patch, *_ in SIZES}))
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_second_derivatives_of_group_moments_equal_differences(patch: int, groups: int) -> None:
     def fast(z: Tensor) -> tuple[Tensor, ...]:
         return tuple(part for pair in group_moments(z, groups, patch) for part in pair)

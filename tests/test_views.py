@@ -112,7 +112,9 @@ def test_a_view_depends_on_seed_and_step_alone(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("size, crop_min", [(SIZE, 0.01), (32, 0.5), (224, 0.08)])
+@pytest.mark.parametrize(
+    "size, crop_min", [(SIZE, 0.01), (32, 0.5), pytest.param(224, 0.08, marks=pytest.mark.slow)]
+)
 def test_views_drawn_together_equal_those_drawn_one_by_one(way: str, size: int, crop_min: float) -> None:
     """To the bit; the third batch of an epoch is smaller."""
     cfg = replace(WAYS[way], mix_probability=0.7, crop_min=crop_min)

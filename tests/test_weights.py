@@ -175,6 +175,7 @@ def test_a_download_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     same({key.removeprefix("net."): value for key, value in model.state_dict().items()}, want)
 
 
+@pytest.mark.slow
 def test_a_download_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import errors
     from timm.models import _hub
