@@ -83,7 +83,7 @@ def tensors(found: Set, store: Store) -> Files:
 
 
 def dd_ranking(found: Set, store: Store) -> Files:
-    """images.pt (normalised), an image folder, the teachers' weights and settings.yaml: field.md 3.3."""
+    """images.pt (normalised), an image folder, the teachers' weights, settings.yaml: docs/ddranking.md."""
     exp, teachers = found.experiment, list[str]()
     name, pixels = exp.dataset.name, exp.dataset.normalization
     yield "images.pt", pack_pt(ddranking.images(found.levels, pixels))

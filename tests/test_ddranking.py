@@ -20,11 +20,11 @@ from tests.test_judge import quick
 HOW = Runtime(device="cpu")
 
 
-# --- scores: field.md 3.1 with 3.6 (a) put right ------------------------------------------------------------
+# --- scores: docs/ddranking.md ------------------------------------------------------------------------------
 
 
 def test_the_label_robust_score_by_hand() -> None:
-    """HLR 0.10 and IOR -0.02, the case of field.md 3.6 (a): alpha = -0.06, e^-0.06 = 0.941765."""
+    """HLR 0.10 and IOR -0.02, a case where version 0.2.0 errs: alpha = -0.06, e^-0.06 = 0.941765."""
     found = ddranking.label_robust(full_hard=0.60, hard=0.50, soft=0.40, random_soft=0.42)
     assert found.hlr == pytest.approx(0.10) and found.ior == pytest.approx(-0.02)
     assert found.lrs == pytest.approx((0.941765 - 0.367879) / 2.350402, abs=1e-6)  # 0.244165
@@ -173,7 +173,7 @@ def test_what_it_cannot_read_is_refused() -> None:
 
 
 def test_the_exported_layout(tmp_path: Path) -> None:
-    """field.md 3.3: shapes, class order, normalisation, teachers, settings."""
+    """docs/ddranking.md: shapes, class order, normalisation, teachers, settings."""
     store = Store(str(tmp_path / "store"))
     experiment = quick(
         dataset__size_px=16, dataset__normalization="cifar10", squeeze__observers=["convnet_w128"],

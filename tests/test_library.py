@@ -1,6 +1,7 @@
 """edc_ray as a library: in a few lines from arrays to an accuracy, and what it refuses."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -99,6 +100,27 @@ def sets(changes: list[str]) -> list[str]:
 
 
 # --- what it computes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_actors_give_the_same_bits(folder: Path) -> None:
+    """In a process of its own, as a user's program is."""
+    program = """
+import edc_ray
+from tests.test_library import TINY, made
+
+images, labels = made()
+changes = [*TINY, "runtime.workers=1"]
+here = edc_ray.condense(images, labels, ipc=2, changes=changes, store="here")
+there = edc_ray.condense(images, labels, ipc=2, changes=changes, store="there", ray=True)
+assert here.path != there.path and here.images.equal(there.images)
+one = edc_ray.evaluate(here, seeds=[3])
+two = edc_ray.evaluate(there, seeds=[3], ray=True)
+assert one.accuracies == two.accuracies, (one, two)
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=200)
 
 
 def test_the_second_call_only_reads_and_the_set_comes_back(folder: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_protocol_sets_how_a_set_is_judged_and_nothing_else(name: str) -> None
 
 
 def test_what_the_field_says_of_each() -> None:
-    """field.md 1.5, method.md 5.3; CIFAR-10 at 10 images a class."""
+    """As published (method.md 5.3); CIFAR-10 at 10 images a class."""
     base = presets.experiment("edc/cifar10/ipc10")
     judged = {name: apply(name, base) for name in PROTOCOLS}
     found = {

@@ -1,7 +1,7 @@
 """PROTOCOLS: the recipe under which a condensed set is judged: views, labels, training of the student.
 
 An accuracy means something only under a named protocol: EDC's 87.0 % on CIFAR-10 at 50 images a class is
-64.8 % under RD3's (field.md 1.5). A protocol sets all of `relabel` and `evaluate`, but the student, its
+64.8 % under RD3's. A protocol sets all of `relabel` and `evaluate`, but the student, its
 seeds, how often accuracy is read, the size of a page and whether a flipped image is one of its class; those
 of a publication are the values of its presets.
 """
