@@ -43,6 +43,7 @@ OPTIONS = {
     "status": {"--help", "--address"},
     "store": {"--help"},
     "evaluate": {"--help", "--protocol", "--students", "--dataset", "--set", "--final", "--scores", "--ray"},
+    "apply": {"--help", "--dataset", "--set", "--final", "--ray"},
     "export": {"--help", "--format", "--out", "--dataset", "--set"},
     "store gc": {"--help", "--keep", "--yes"},
     "teachers": {"--help"},

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from edc_ray.cli import (
+    apply,
     check_plugin,
     condense,
     doctor,
@@ -26,8 +27,8 @@ from edc_ray.sweep import guarded
 __all__ = ["load", "main"]
 
 COMMANDS = (
-    condense, plan, sweep, extend, report, evaluate, export, doctor, status, store, presets, explain, schema,
-    teachers, check_plugin,
+    condense, plan, sweep, extend, report, evaluate, apply, export, doctor, status, store, presets, explain,
+    schema, teachers, check_plugin,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Plain frozen dataclasses; bounds are checked whenever one is made. Names of data
 checked by `pipeline.check`, which knows the tables.
 """
 
+from edc_ray.config.apply import Apply
 from edc_ray.config.condense import Flatness, Init, Matching, Recover
 from edc_ray.config.experiment import Experiment, Quirks
 from edc_ray.config.fields import ConfigError, NotThere, active, check_uri, join, legal_range, unknown
@@ -16,7 +17,7 @@ from edc_ray.config.text import digest, dump, hashed, load, override, parse_valu
 
 __all__ = [
     "LIBRARIES",
-    "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
+    "Apply", "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
     "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row", "Runtime",
     "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "WarmStart", "active", "check_uri", "digest",
     "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml",

@@ -1,5 +1,6 @@
 """Training and reading of students on the condensed images (method.md 5)."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,6 +190,12 @@ class Student:
             logits = self.model(pixels)
             self._draws = drawn()
         return logits
+
+    def averaged(self) -> nn.Module:
+        """A copy with the weights that `predict` reads, in eval mode and frozen."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model.load_state_dict(self.averages.value(self.step), strict=False)
+        return model
 
     def predict(
         self, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES

@@ -1,0 +1,154 @@
+"""The applications of a condensed set, each beside its baselines: arms, tables, files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edc_ray import config, evaluation, pipeline
+from edc_ray.artifacts import Store
+from edc_ray.config import Experiment
+from edc_ray.given import Given, to_json
+
+Record = dict[str, Any]
+WIDE = 16  # of a column with an interval
+BASELINES = {
+    "robustness": ("random_real", "all"),
+}  # fmt: skip
+MEANING = {
+    "random_real": "as many real images, a new draw for each seed, same labels and recipe",
+    "all": "all training images, trained as observers are (squeeze)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One application. arms: name -> experiments whose seeds together are `seeds`; "condensed" is first."""
+
+    name: str
+    given: Given
+    seeds: tuple[int, ...]
+    arms: Mapping[str, tuple[Experiment, ...]]
+
+    def experiments(self) -> Iterator[tuple[str, Experiment]]:
+        for arm, experiments in self.arms.items():
+            yield from ((arm, each) for each in experiments)
+
+
+def study(name: str, given: Given, final: bool) -> Study:
+    """What is run, all of it checked; final: to be read on test.
+
+    Raises:
+        ConfigError: names the field, its value and what is legal.
+    """
+    if name not in pipeline.APPLICATIONS:
+        raise config.unknown("NAME", name, pipeline.APPLICATIONS)
+    (cell,) = evaluation.cells(given, (evaluation.protocols.OWN,), (), final)
+    base = replace(cell.condensed, apply=replace(cell.condensed.apply, name=name))
+    arms: dict[str, tuple[Experiment, ...]] = {"condensed": (base,)}
+    for arm in BASELINES[name]:
+        arms[arm] = tuple(_baseline(arm, base))
+    for experiments in arms.values():
+        pipeline.check(experiments[0])
+        pipeline.check_application(experiments[0], len(pipeline.looked(base.dataset)[2]))
+    return Study(name, given, base.evaluate.seeds, arms)
+
+
+def _baseline(arm: str, base: Experiment) -> Iterator[Experiment]:
+    if arm == "all":
+        yield replace(base, apply=replace(base.apply, images="all"))
+        return
+    yield from (pipeline.random_real(pipeline.with_seed(base, seed)) for seed in base.evaluate.seeds)
+
+
+# --- what it says -------------------------------------------------------------------------------------------
+
+
+def facts(study: Study, store: Store) -> dict[str, Any]:
+    """Of a finished study, as plain data: one record a seed and measurement; accuracies are fractions."""
+    records, splits = list[Record](), set()
+    for arm, experiment in study.experiments():
+        for task in pipeline.tasks(experiment, "apply"):
+            if task.stage != "apply":
+                continue
+            (seed,) = task.experiment.evaluate.seeds
+            for unit, found in pipeline.manifest(task, store)["units"].items():
+                splits.add((found["meta"]["split"], found["meta"]["judged"]))
+                records += [
+                    {"arm": arm, "seed": seed, "unit": unit, "series": series, "x": x, "accuracy": accuracy}
+                    for series, x, accuracy in found["meta"]["rows"]
+                ]
+    ((split, judged),) = splits
+    base, row = study.arms["condensed"][0], pipeline.APPLICATIONS[study.name]
+    return {
+        "application": study.name, "set": study.given.name, "ipc": base.init.ipc,
+        "student": base.evaluate.student, "split": split, "judged": judged, "seeds": list(study.seeds),
+        "arms": list(study.arms), "axes": list(row.axes), "apply": config.hashed(base.apply),
+        "paper": row.note, "notes": list(study.given.notes), "records": records,
+        "test_reads": len(store.read_lines(pipeline.READS)),
+    }  # fmt: skip
+
+
+def values(told: Mapping[str, Any]) -> dict[tuple[str, float], dict[str, list[float]]]:
+    """(series, x) -> arm -> accuracies in the order of the seeds."""
+    found: dict[tuple[str, float], dict[str, list[float]]] = {}
+    place = {seed: i for i, seed in enumerate(told["seeds"])}
+    for record in sorted(told["records"], key=lambda record: place[record["seed"]]):
+        cell = found.setdefault((record["series"], record["x"]), {})
+        cell.setdefault(record["arm"], []).append(record["accuracy"])
+    return found
+
+
+def table(told: Mapping[str, Any]) -> list[str]:
+    """Means and 95 % intervals over the seeds, the differences paired by seed, and what was compared."""
+    from edc_ray.claim import interval
+
+    found, first, rest = values(told), told["arms"][0], told["arms"][1:]
+    lines = _head(told)
+    columns = [first, *rest, *(f"over {arm}" for arm in rest)]
+    x, _ = told["axes"]
+    wide = max(len("series"), *(len(series) for series, _ in found))
+    lines.append(
+        f"{'series':<{wide}}  {x:<8}  " + "  ".join(f"{c.replace('_', ' '):<{WIDE}}" for c in columns)
+    )
+    for (series, at), cell in found.items():
+        less = [[a - b for a, b in zip(cell[first], cell[arm], strict=True)] for arm in rest]
+        shown = (interval(each) for each in (*(cell[arm] for arm in told["arms"]), *less))
+        said = "  ".join(f"{str(each).partition(' (')[0]:<{WIDE}}" for each in shown)
+        lines.append(f"{series:<{wide}}  {at:<{max(8, len(x))}g}  {said}".rstrip())
+    return [*lines, *_foot(told)]
+
+
+def _head(told: Mapping[str, Any]) -> list[str]:
+    seeds = ", ".join(map(str, told["seeds"]))
+    return [
+        f"{told['application']} of {told['set']} ({told['ipc']} images a class), student {told['student']}",
+        f"accuracy on {told['split']} ({told['judged']} images) in %, mean and 95 % interval, seeds {seeds};",
+        '"over": condensed minus that, paired by seed',
+        *(f"{arm.replace('_', ' ')}: {MEANING[arm]}" for arm in told["arms"] if arm in MEANING),
+    ]
+
+
+def _foot(told: Mapping[str, Any]) -> list[str]:
+    return [
+        *(f"note: {note}" for note in told["notes"]),
+        f"the paper: {told['paper']}",
+        f"reads of a test split on record in this store: {told['test_reads']}",
+    ]
+
+
+def write(told: Mapping[str, Any], files: Mapping[str, bytes], store: Store) -> list[str]:
+    """applications/NAME-DIGEST.json in the store, and these files by their suffix; returns where they are.
+
+    Named by what was compared.
+    """
+    compared = [told[name] for name in ("set", "split", "seeds", "student", "apply", "arms")]
+    stem = f"applications/{told['application']}-{config.digest(compared)}"
+    written = {"json": to_json(dict(told)), **files}
+    for suffix, data in written.items():
+        store.put(f"{stem}.{suffix}", data)
+    return [store.path(f"{stem}.{suffix}") for suffix in written]
+
+
+def sequence(told: Mapping[str, Any], series: str) -> Sequence[float]:
+    """The x of a series, in order."""
+    return sorted({x for name, x in values(told) if name == series})

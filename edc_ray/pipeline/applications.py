@@ -1,0 +1,127 @@
+"""APPLICATIONS: what a condensed set is used for, as units of the stage "apply".
+
+A unit is one training, or one run of trainings; its facts are `rows`: (series, x, accuracy), read on val or
+test. To add one, write a row: what it reads, its units, and the function that runs one.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, fields, replace
+
+from torch import nn
+
+from edc_ray import config
+from edc_ray.config import ConfigError, Experiment, Squeeze
+from edc_ray.core import models
+from edc_ray.core.applications import robustness
+from edc_ray.core.random import seed_of
+from edc_ray.core.squeeze import fit_observer
+from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, pages, student_of
+from edc_ray.pipeline.types import Job, Names, Output, Run, Step, always
+
+Rows = list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A row of APPLICATIONS.
+
+    reads, inputs: as of a Stage, beside `apply` itself. units: their names. check: refuses what the
+    experiment, with so many classes, does not allow. axes: what x and the value of a row are. note: what the
+    paper reports, and of which setting.
+    """
+
+    reads: Names
+    inputs: Names
+    units: Callable[[Experiment], list[str]]
+    run: Run
+    check: Callable[[Experiment, int], None]
+    axes: tuple[str, str]
+    note: str
+
+
+def _output(job: Job, rows: Rows) -> Output:
+    judge = job.inputs.judge(job.task)
+    return Output(meta={"rows": rows, "split": judge.split, "judged": len(judge.images)})
+
+
+# --- networks that learn on the set, or on everything -------------------------------------------------------
+
+_STARTS = ("observers", "weights", "checkpoint_epoch")  # fields of Squeeze that are about observers alone
+_TRAINING = tuple(f"squeeze.{field.name}" for field in fields(Squeeze) if field.name not in _STARTS)
+
+
+def _on_all(experiment: Experiment) -> bool:
+    return experiment.apply.images == "all"
+
+
+def _learning_reads(experiment: Experiment) -> tuple[str, ...]:
+    if _on_all(experiment):
+        return "split", *_TRAINING, "evaluate.student", "evaluate.seeds", "precision"
+    return evaluate_reads(experiment)
+
+
+def _learning_inputs(experiment: Experiment) -> tuple[str, ...]:
+    return ("ingest",) if _on_all(experiment) else evaluate_inputs(experiment)
+
+
+def _learned(job: Job, model: nn.Module | None = None) -> Generator[Step, None, nn.Module]:
+    """The student, or this network in its place, trained as students are, or as observers are; frozen."""
+    if not _on_all(job.experiment):
+        student = student_of(job, model)
+        for step in student.advance(pages(job, student.step, student.total), student.total):
+            yield Step(step, student.total, student.pack)
+        return student.averaged()
+    cfg, real = replace(job.experiment.squeeze, checkpoint_epoch=None), job.inputs.real(job.task)
+    (seed,), name = job.experiment.evaluate.seeds, job.experiment.evaluate.student
+    if model is None:
+        model = models.build(name, len(real.classes), real.size, seed_of("student", seed))
+    model.to(real.fit.device)
+    for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
+        yield Step(epoch, cfg.epochs, pack)
+    return model.eval().requires_grad_(False)
+
+
+def _check_learning(experiment: Experiment, classes: int) -> None:
+    if _on_all(experiment) and experiment.squeeze.epochs == 0:
+        legal = "must be >= 1: networks are to learn on all training images (apply.images)"
+        raise ConfigError("squeeze.epochs", 0, legal)
+
+
+# --- robustness ---------------------------------------------------------------------------------------------
+
+
+def _run_robustness(job: Job) -> Iterator[Step | Output]:
+    model = yield from _learned(job)
+    cfg, real, judge = job.experiment.apply, job.inputs.real(job.task), job.inputs.judge(job.task)
+    (seed,) = job.experiment.evaluate.seeds
+    boxes = [robustness.Box(real.mean, real.std, epsilon) for epsilon in cfg.epsilon]
+    told = robustness.accuracies(model, judge.images, judge.labels, boxes, cfg.pgd_steps, cfg.pgd_step, seed)
+    yield _output(job, told)
+
+
+def _check_robustness(experiment: Experiment, classes: int) -> None:
+    _check_learning(experiment, classes)
+    epsilon = experiment.apply.epsilon
+    if not epsilon or list(epsilon) != sorted(set(epsilon)) or epsilon[0] == 0:
+        raise ConfigError("apply.epsilon", epsilon, "needs at least one number > 0, and must increase")
+
+
+APPLICATIONS: dict[str, Application] = {
+    "robustness": Application(
+        _learning_reads, _learning_inputs, always("student"), _run_robustness, _check_robustness,
+        ("epsilon", "accuracy"),
+        "DD-RobustBench, Tiny-ImageNet, IPC 50, in % (MTT / SRe2L / EDC): clean 26.16 / 43.24 / 57.21, "
+        "FGSM 1.82 / 5.73 / 12.39, PGD 0.41 / 2.70 / 10.71 (its Table 24)",
+    ),
+}  # fmt: skip
+
+
+def check_application(experiment: Experiment, classes: int) -> None:
+    """Refuse what the chosen application does not allow.
+
+    Raises:
+        ConfigError: names the field, its value and what is legal.
+    """
+    if experiment.apply.name not in APPLICATIONS:
+        raise config.unknown("apply.name", experiment.apply.name, APPLICATIONS)
+    APPLICATIONS[experiment.apply.name].check(experiment, classes)
