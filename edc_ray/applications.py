@@ -7,12 +7,13 @@ from typing import Any
 from edc_ray import config, evaluation, pipeline
 from edc_ray.artifacts import Store
 from edc_ray.config import Experiment
+from edc_ray.core.applications import nas
 from edc_ray.given import Given, to_json
 
 Record = dict[str, Any]
 WIDE = 16  # of a column with an interval
 BASELINES = {
-    "robustness": ("random_real", "all"),
+    "robustness": ("random_real", "all"), "nas": ("random_real", "all"),
 }  # fmt: skip
 MEANING = {
     "random_real": "as many real images, a new draw for each seed, same labels and recipe",
@@ -102,6 +103,8 @@ def table(told: Mapping[str, Any]) -> list[str]:
     """Means and 95 % intervals over the seeds, the differences paired by seed, and what was compared."""
     from edc_ray.claim import interval
 
+    if told["application"] == "nas":
+        return [*_head(told), *_ranks(told), *_foot(told)]
     found, first, rest = values(told), told["arms"][0], told["arms"][1:]
     lines = _head(told)
     columns = [first, *rest, *(f"over {arm}" for arm in rest)]
@@ -116,6 +119,81 @@ def table(told: Mapping[str, Any]) -> list[str]:
         said = "  ".join(f"{str(each).partition(' (')[0]:<{WIDE}}" for each in shown)
         lines.append(f"{series:<{wide}}  {at:<{max(8, len(x))}g}  {said}".rstrip())
     return [*lines, *_foot(told)]
+
+
+def ranks(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of `nas`: arm -> how well it ranks the networks, beside the means over the seeds of `all`.
+
+    rho: of its means over the seeds; low, high: 95 % by a bootstrap of the networks; seeds: rho of each seed
+    alone; chosen: the network that it ranks first, and the accuracy of that one trained on all. `all` is
+    compared with itself, each seed with the mean of the others: what a perfect set could reach.
+    """
+    found = {series: cell for (series, _), cell in values(told).items()}
+    names, count = list(found), len(told["seeds"])
+    mean = {arm: [sum(found[n][arm]) / count for n in names] for arm in told["arms"]}
+    truth = mean["all"]
+    made: dict[str, dict[str, Any]] = {}
+    for arm in told["arms"]:
+        each = [[found[n][arm][i] for n in names] for i in range(count)]
+        if arm == "all":
+            less = [
+                [(count * t - e) / max(1, count - 1) for t, e in zip(truth, one, strict=True)] for one in each
+            ]
+            made[arm] = {
+                "seeds": [nas.spearman(*pair) for pair in zip(each, less, strict=True)] * (count > 1)
+            }
+            continue
+        ours = mean[arm]
+        low, high = nas.bootstrap(
+            lambda ids, ours=ours: nas.spearman([ours[i] for i in ids], [truth[i] for i in ids]),  # type: ignore[misc]
+            len(names),
+        )
+        best = max(range(len(names)), key=lambda i: ours[i])
+        made[arm] = {
+            "rho": nas.spearman(ours, truth), "low": low, "high": high,
+            "seeds": [nas.spearman(one, truth) for one in each], "chosen": [names[best], truth[best]],
+        }  # fmt: skip
+    return made
+
+
+def _ranks(told: Mapping[str, Any]) -> list[str]:
+    """The correlations and, by the rank of `all`, the accuracies of the networks."""
+    from edc_ray.claim import interval
+
+    made, found = ranks(told), values(told)
+    lines = [
+        f"rank correlation (Spearman) of {len(found)} networks with their ranks on all; 95 % over networks"
+    ]
+    for arm, said in made.items():
+        if arm == "all":
+            if said["seeds"]:
+                lines.append(
+                    f"  all           {_signed(said['seeds'])}, each seed with the mean of the others"
+                )
+            continue
+        lines.append(
+            f"  {arm.replace('_', ' '):<12}  {said['rho']:.3f} [{said['low']:.3f}, {said['high']:.3f}]; "
+            f"one seed alone: {_signed(said['seeds'])}; it chooses {said['chosen'][0]}, "
+            f"{100 * said['chosen'][1]:.2f} % on all"
+        )
+    less = [a - b for a, b in zip(made["condensed"]["seeds"], made["random_real"]["seeds"], strict=True)]
+    lines.append(f"  condensed over random real, one seed alone, paired: {_signed(less)}")
+    wide = max(len(series) for series, _ in found)
+    lines.append(
+        f"{'network':<{wide}}  " + "  ".join(f"{arm.replace('_', ' '):<{WIDE}}" for arm in told["arms"])
+    )
+    for (name, _), cell in sorted(found.items(), key=lambda item: -sum(item[1]["all"])):
+        said = (str(interval(cell[arm])).partition(" (")[0] for arm in told["arms"])
+        lines.append(f"{name:<{wide}}  " + "  ".join(f"{text:<{WIDE}}" for text in said).rstrip())
+    return lines
+
+
+def _signed(numbers: Sequence[float]) -> str:
+    """Mean and half width of correlations, which are no percentages."""
+    from edc_ray.claim import interval
+
+    found = interval(numbers)
+    return f"{found.mean:.3f}" + (f" +- {found.half:.3f}" if found.n > 1 else "")
 
 
 def _head(told: Mapping[str, Any]) -> list[str]:

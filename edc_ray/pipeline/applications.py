@@ -11,12 +11,12 @@ from torch import nn
 
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment, Squeeze
-from edc_ray.core import models
-from edc_ray.core.applications import robustness
+from edc_ray.core import fit, models
+from edc_ray.core.applications import nas, robustness
 from edc_ray.core.random import seed_of
 from edc_ray.core.squeeze import fit_observer
 from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, pages, student_of
-from edc_ray.pipeline.types import Job, Names, Output, Run, Step, always
+from edc_ray.pipeline.types import Job, Names, Output, Run, Step, always, finite, unit_of
 
 Rows = list[tuple[str, float, float]]
 
@@ -32,7 +32,7 @@ class Application:
 
     reads: Names
     inputs: Names
-    units: Callable[[Experiment], list[str]]
+    units: Names
     run: Run
     check: Callable[[Experiment, int], None]
     axes: tuple[str, str]
@@ -106,12 +106,52 @@ def _check_robustness(experiment: Experiment, classes: int) -> None:
         raise ConfigError("apply.epsilon", epsilon, "needs at least one number > 0, and must increase")
 
 
+# --- architecture search ------------------------------------------------------------------------------------
+
+
+def networks(experiment: Experiment) -> tuple[str, ...]:
+    """Those that `nas` ranks."""
+    return experiment.apply.networks or tuple(nas.SPACE)
+
+
+def _run_nas(job: Job) -> Iterator[Step | Output]:
+    """One architecture, trained from scratch."""
+    name = next(name for name in networks(job.experiment) if unit_of(name) == job.unit)
+    real, judge, (seed,) = (
+        job.inputs.real(job.task),
+        job.inputs.judge(job.task),
+        job.experiment.evaluate.seeds,
+    )
+    model = yield from _learned(
+        job, nas.build(name, len(real.classes), real.size, seed_of("nas", seed, name))
+    )
+    logits = finite(fit.predict(model, judge.images, job.inputs.runtime.forward_images), name)
+    yield _output(job, [(name, 0.0, fit.top1(logits, judge.labels))])
+
+
+def _check_nas(experiment: Experiment, classes: int) -> None:
+    _check_learning(experiment, classes)
+    names = networks(experiment)
+    if len(names) < 3 or len(set(names)) < len(names):
+        raise ConfigError(
+            "apply.networks", names, "needs at least three networks, each once: ranks are compared"
+        )
+    for i, name in enumerate(names):
+        if name not in nas.SPACE:
+            where = f"apply.networks.{i}"
+            models.check(where, name, classes, experiment.dataset.size_px, matched=False)
+
+
 APPLICATIONS: dict[str, Application] = {
     "robustness": Application(
         _learning_reads, _learning_inputs, always("student"), _run_robustness, _check_robustness,
         ("epsilon", "accuracy"),
         "DD-RobustBench, Tiny-ImageNet, IPC 50, in % (MTT / SRe2L / EDC): clean 26.16 / 43.24 / 57.21, "
         "FGSM 1.82 / 5.73 / 12.39, PGD 0.41 / 2.70 / 10.71 (its Table 24)",
+    ),
+    "nas": Application(
+        _learning_reads, _learning_inputs, lambda experiment: tuple(map(unit_of, networks(experiment))),
+        _run_nas, _check_nas, ("", "accuracy"), "no numbers of its own on architecture search",
     ),
 }  # fmt: skip
 

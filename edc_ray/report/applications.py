@@ -13,7 +13,25 @@ from edc_ray.report.section import drawing, png
 
 def files(told: Mapping[str, Any]) -> dict[str, bytes]:
     """Suffix -> bytes."""
-    return {"parquet": pack_table(pa.Table.from_pylist(told["records"]), {}), "png": _curves(told)}
+    return {
+        "parquet": pack_table(pa.Table.from_pylist(told["records"]), {}),
+        "png": _scatter(told) if told["application"] == "nas" else _curves(told),
+    }
+
+
+def _scatter(told: Mapping[str, Any]) -> bytes:
+    """A point a network: its accuracy on all images and on each arm's, means over the seeds."""
+    found, made = applications.values(told), applications.ranks(told)
+    arms = [arm for arm in told["arms"] if arm != "all"]
+    with drawing() as plt:
+        figure, axes = plt.subplots(1, len(arms), figsize=(4.2 * len(arms), 3.6), sharey=True, squeeze=False)
+        for axis, arm in zip(axes[0], arms, strict=True):
+            points = [[100 * interval(cell[name]).mean for cell in found.values()] for name in ("all", arm)]
+            axis.scatter(*points, s=18)
+            axis.set(title=f"{arm.replace('_', ' ')}: rank correlation {made[arm]['rho']:.2f}")
+            axis.set_xlabel(f"trained on all, accuracy on {told['split']} in %")
+        axes[0][0].set_ylabel("trained on these images, in %")
+        return png(figure)
 
 
 def _curves(told: Mapping[str, Any]) -> bytes:
