@@ -1,5 +1,6 @@
 """The applications of a condensed set, each beside its baselines: arms, tables, files."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +15,13 @@ Record = dict[str, Any]
 WIDE = 16  # of a column with an interval
 BASELINES = {
     "robustness": ("random_real", "all"), "nas": ("random_real", "all"),
+    "continual": ("random_real", "herding"),
 }  # fmt: skip
 MEANING = {
     "random_real": "as many real images, a new draw for each seed, same labels and recipe",
     "all": "all training images, trained as observers are (squeeze)",
+    "herding": "as many real images, led to the mean of their class in features of the first observer",
+    "noise": "as many images of noise, same labels and recipe",
 }
 
 
@@ -33,6 +37,9 @@ class Study:
     def experiments(self) -> Iterator[tuple[str, Experiment]]:
         for arm, experiments in self.arms.items():
             yield from ((arm, each) for each in experiments)
+
+
+KNOWING = "the labels are those of observers that know all classes, cut to the classes seen"
 
 
 def study(name: str, given: Given, final: bool) -> Study:
@@ -58,6 +65,9 @@ def _baseline(arm: str, base: Experiment) -> Iterator[Experiment]:
     if arm == "all":
         yield replace(base, apply=replace(base.apply, images="all"))
         return
+    if arm == "herding":
+        yield replace(base, apply=replace(base.apply, memory="herding"))
+        return
     yield from (pipeline.random_real(pipeline.with_seed(base, seed)) for seed in base.evaluate.seeds)
 
 
@@ -79,12 +89,15 @@ def facts(study: Study, store: Store) -> dict[str, Any]:
                     for series, x, accuracy in found["meta"]["rows"]
                 ]
     ((split, judged),) = splits
+    notes = list(study.given.notes)
     base, row = study.arms["condensed"][0], pipeline.APPLICATIONS[study.name]
+    if study.name == "continual" and base.evaluate.loss != "hard":
+        notes.append(f"{KNOWING}; --set evaluate.loss=hard has none")
     return {
         "application": study.name, "set": study.given.name, "ipc": base.init.ipc,
         "student": base.evaluate.student, "split": split, "judged": judged, "seeds": list(study.seeds),
         "arms": list(study.arms), "axes": list(row.axes), "apply": config.hashed(base.apply),
-        "paper": row.note, "notes": list(study.given.notes), "records": records,
+        "paper": row.note, "notes": notes, "records": records,
         "test_reads": len(store.read_lines(pipeline.READS)),
     }  # fmt: skip
 
@@ -109,6 +122,8 @@ def table(told: Mapping[str, Any]) -> list[str]:
     lines = _head(told)
     columns = [first, *rest, *(f"over {arm}" for arm in rest)]
     x, _ = told["axes"]
+    if told["application"] == "continual":
+        found |= _means(found)
     wide = max(len("series"), *(len(series) for series, _ in found))
     lines.append(
         f"{'series':<{wide}}  {x:<8}  " + "  ".join(f"{c.replace('_', ' '):<{WIDE}}" for c in columns)
@@ -117,8 +132,25 @@ def table(told: Mapping[str, Any]) -> list[str]:
         less = [[a - b for a, b in zip(cell[first], cell[arm], strict=True)] for arm in rest]
         shown = (interval(each) for each in (*(cell[arm] for arm in told["arms"]), *less))
         said = "  ".join(f"{str(each).partition(' (')[0]:<{WIDE}}" for each in shown)
-        lines.append(f"{series:<{wide}}  {at:<{max(8, len(x))}g}  {said}".rstrip())
+        lines.append(
+            f"{series:<{wide}}  {'' if math.isnan(at) else f'{at:g}':<{max(8, len(x))}}  {said}".rstrip()
+        )
     return [*lines, *_foot(told)]
+
+
+Values = dict[tuple[str, float], dict[str, list[float]]]
+
+
+def _means(found: Values) -> Values:
+    """Of each series over its x, seed by seed: the average incremental accuracy."""
+    made: Values = {}
+    for series in dict.fromkeys(name for name, _ in found):
+        cells = [cell for (name, _), cell in found.items() if name == series]
+        for arm in cells[0]:
+            each = zip(*(cell[arm] for cell in cells), strict=True)
+            mean = [sum(of_seed) / len(cells) for of_seed in each]
+            made.setdefault((f"{series}, mean", math.nan), {})[arm] = mean
+    return made
 
 
 def ranks(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,19 +4,21 @@ A unit is one training, or one run of trainings; its facts are `rows`: (series, 
 test. To add one, write a row: what it reads, its units, and the function that runs one.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment, Squeeze
-from edc_ray.core import fit, models
-from edc_ray.core.applications import nas, robustness
+from edc_ray.core import fit, models, relabel, train
+from edc_ray.core.applications import continual, nas, robustness
 from edc_ray.core.random import seed_of
 from edc_ray.core.squeeze import fit_observer
-from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, pages, student_of
-from edc_ray.pipeline.types import Job, Names, Output, Run, Step, always, finite, unit_of
+from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, hard, label, pages, student_of
+from edc_ray.pipeline.types import Job, Names, Output, Run, Step, Task, finite, unit_of
 
 Rows = list[tuple[str, float, float]]
 
@@ -32,7 +34,7 @@ class Application:
 
     reads: Names
     inputs: Names
-    units: Names
+    units: Callable[[Task], tuple[str, ...]]
     run: Run
     check: Callable[[Experiment, int], None]
     axes: tuple[str, str]
@@ -142,16 +144,99 @@ def _check_nas(experiment: Experiment, classes: int) -> None:
             models.check(where, name, classes, experiment.dataset.size_px, matched=False)
 
 
+# --- class-incremental learning -----------------------------------------------------------------------------
+
+
+def _continual_reads(experiment: Experiment) -> tuple[str, ...]:
+    own = ("init.ipc", "squeeze.observers") if experiment.apply.memory == "herding" else ()
+    return "relabel", *own, *evaluate_reads(experiment)
+
+
+def _continual_inputs(experiment: Experiment) -> tuple[str, ...]:
+    """The labels are made for the memory of each step: mixed images are of the classes seen."""
+    herding = experiment.apply.memory == "herding"
+    observers = () if hard(experiment) and not herding else ("squeeze",)
+    return "ingest", *observers, *(() if herding else ("recover",))
+
+
+def _counts(task: Task) -> tuple[str, ...]:
+    """Each number of classes that some run has seen after a step; runs share what they have in common."""
+    steps = task.experiment.apply.steps
+    found = {count for each in steps for count in continual.seen_after(task.classes, each)}
+    return tuple(f"classes-{count:05d}" for count in sorted(found))
+
+
+def _run_continual(job: Job) -> Iterator[Step | Output]:
+    """One network, for so many classes seen; a row for each run that comes by there."""
+    count, (seed,) = int(job.unit.removeprefix("classes-")), job.experiment.evaluate.seeds
+    judge, (images, labels), classes = job.inputs.judge(job.task), _memory(job), job.task.classes
+    seen = continual.arrival(classes, seed)[:count]
+    own, truth = (continual.relabelled(each, seen) for each in (labels, judge.labels))
+    student = _student_of_memory(job, images[own >= 0], own[own >= 0], count)
+    for step in student.advance(_memory_pages(job, student, seen), student.total):
+        yield Step(step, student.total, student.pack)
+    ids = (truth >= 0).nonzero()[:, 0]
+    logits = student.predict(judge.images.subset(ids.cpu()), job.inputs.runtime.forward_images)
+    accuracy = fit.top1(finite(logits, f"the student of {count} classes"), truth[ids])
+    runs = [n for n in job.experiment.apply.steps if count in continual.seen_after(classes, n)]
+    yield _output(job, [(f"{n} steps", float(count), accuracy) for n in runs])
+
+
+def _memory(job: Job) -> tuple[Tensor, Tensor]:
+    """Normalised images and their labels: the set, or real ones that stand for the mean of their class."""
+    if job.experiment.apply.memory == "set":
+        return job.inputs.start_images(job.task)
+    real, together = job.inputs.real(job.task), job.inputs.runtime.forward_images
+    observer = job.inputs.observers(job.task)[job.experiment.squeeze.observers[0]]
+    chosen = []
+    for name in range(len(real.classes)):
+        ids = (real.fit_labels == name).nonzero()[:, 0].cpu()
+        seen = continual.features(observer, real.fit.subset(ids), together)
+        chosen.append(ids[continual.herding(seen, job.experiment.init.ipc)])
+    kept = torch.cat(chosen)
+    return real.fit[kept], real.fit_labels[kept.to(real.fit_labels.device)]
+
+
+def _student_of_memory(job: Job, images: Tensor, labels: Tensor, classes: int) -> train.Student:
+    exp, real = job.experiment, job.inputs.real(job.task)
+    seed = seed_of("student", *exp.evaluate.seeds)
+    model = models.build(exp.evaluate.student, classes, real.size, seed).to(images.device)
+    return train.Student(exp, model, images, labels, (real.mean, real.std), job.saved)
+
+
+def _memory_pages(job: Job, student: train.Student, seen: Tensor) -> Iterator[relabel.Page]:
+    """Labels of the classes seen alone; the observers know the others too."""
+    steps = relabel.page_steps(job.experiment.relabel)
+    for page in range(student.step // steps, math.ceil(student.total / steps)):
+        made = label(job, student.images, page)
+        yield replace(made, logits=tuple(logits[:, seen] for logits in made.logits))
+
+
+def _check_continual(experiment: Experiment, classes: int) -> None:
+    steps = experiment.apply.steps
+    if not steps or len(set(steps)) < len(steps) or max(steps) > classes:
+        legal = f"needs at least one number, each once, and none larger than the {classes} classes"
+        raise ConfigError("apply.steps", steps, legal)
+    fewest = min(continual.seen_after(classes, each)[0] for each in steps)
+    size_px, student = experiment.dataset.size_px, experiment.evaluate.student
+    models.check("evaluate.student", student, fewest, size_px, matched=False)
+
+
 APPLICATIONS: dict[str, Application] = {
     "robustness": Application(
-        _learning_reads, _learning_inputs, always("student"), _run_robustness, _check_robustness,
+        _learning_reads, _learning_inputs, lambda task: ("student",), _run_robustness, _check_robustness,
         ("epsilon", "accuracy"),
         "DD-RobustBench, Tiny-ImageNet, IPC 50, in % (MTT / SRe2L / EDC): clean 26.16 / 43.24 / 57.21, "
         "FGSM 1.82 / 5.73 / 12.39, PGD 0.41 / 2.70 / 10.71 (its Table 24)",
     ),
     "nas": Application(
-        _learning_reads, _learning_inputs, lambda experiment: tuple(map(unit_of, networks(experiment))),
+        _learning_reads, _learning_inputs, lambda task: tuple(map(unit_of, networks(task.experiment))),
         _run_nas, _check_nas, ("", "accuracy"), "no numbers of its own on architecture search",
+    ),
+    "continual": Application(
+        _continual_reads, _continual_inputs,
+        _counts, _run_continual, _check_continual, ("classes", "accuracy"),
+        "ImageNet-1k, ResNet-18, 200 to 1,000 classes: curves only, EDC above SRe2L and G-VBSM (Figure 4)",
     ),
 }  # fmt: skip
 

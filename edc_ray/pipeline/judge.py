@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields
 
-from torch import nn
+from torch import Tensor, nn
 
 from edc_ray.config import Experiment, Relabel
 from edc_ray.core import fit, models, relabel, train
@@ -39,7 +39,7 @@ def evaluate_inputs(experiment: Experiment) -> tuple[str, ...]:
 
 def run_relabel(job: Job) -> Iterator[Step | Output]:
     page = int(job.unit.removeprefix("page-"))
-    yield Output(table=table_of(_label(job, page)))
+    yield Output(table=table_of(label(job, job.inputs.start_images(job.task)[0], page)))
 
 
 def student_of(job: Job, model: nn.Module | None = None) -> train.Student:
@@ -52,11 +52,14 @@ def student_of(job: Job, model: nn.Module | None = None) -> train.Student:
     return train.Student(exp, model.to(images.device), images, labels, (real.mean, real.std), job.saved)
 
 
-def _label(job: Job, page: int) -> relabel.Page:
-    exp, real = job.experiment, job.inputs.real(job.task)
+def label(job: Job, images: Tensor, page: int) -> relabel.Page:
+    """A page of views of these images, labelled by the observers; without labels where students read none."""
+    exp, real, (seed,) = job.experiment, job.inputs.real(job.task), job.experiment.evaluate.seeds
+    if hard(exp):
+        drawn = relabel.page_views(exp.relabel, len(images), images.shape[-1], seed, page)
+        return relabel.Page(page * relabel.page_steps(exp.relabel), drawn, ())
     observers = job.inputs.observers(job.task)
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
-    images, (seed,) = job.inputs.start_images(job.task)[0], exp.evaluate.seeds
     together = job.inputs.runtime.forward_images
     made = relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page, together)
     job.work["label_views"] += sum(len(view.ids) for view in made.views)
@@ -118,15 +121,12 @@ def pages(job: Job, step: int, stop: int) -> Iterator[relabel.Page]:
 
     Those of a student with hard labels have views, but no logits.
     """
-    cfg = job.experiment.relabel
-    steps = relabel.page_steps(cfg)
-    pages = range(step // steps, math.ceil(stop / steps))
+    steps = relabel.page_steps(job.experiment.relabel)
+    numbers = range(step // steps, math.ceil(stop / steps))
+    images = job.inputs.start_images(job.task)[0]
     if "relabel" not in dict(job.task.inputs):
-        images, (seed,) = job.inputs.start_images(job.task)[0], job.experiment.evaluate.seeds
-        for page in pages:
-            drawn = relabel.page_views(cfg, len(images), images.shape[-1], seed, page)
-            yield relabel.Page(page * steps, drawn, ())
+        yield from (label(job, images, page) for page in numbers)
         return
-    tables = job.inputs.label_tables(job.task, [f"page-{page:05d}" for page in pages])
-    for page, stored in zip(pages, tables, strict=True):
-        yield _label(job, page) if stored is None else read_page(stored)
+    tables = job.inputs.label_tables(job.task, [f"page-{page:05d}" for page in numbers])
+    for page, stored in zip(numbers, tables, strict=True):
+        yield label(job, images, page) if stored is None else read_page(stored)

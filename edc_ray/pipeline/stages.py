@@ -171,7 +171,7 @@ STAGES: dict[str, Stage] = {
 ENDS: dict[str, Stage] = {
     "apply": Stage(
         1, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
-        lambda task, runtime, until: list(APPLICATIONS[task.experiment.apply.name].units(task.experiment)),
+        lambda task, runtime, until: list(APPLICATIONS[task.experiment.apply.name].units(task)),
         lambda job: APPLICATIONS[job.experiment.apply.name].run(job), files=_apply_files,
     ),
 }  # fmt: skip
