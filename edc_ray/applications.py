@@ -15,7 +15,7 @@ Record = dict[str, Any]
 WIDE = 16  # of a column with an interval
 BASELINES = {
     "robustness": ("random_real", "all"), "nas": ("random_real", "all"),
-    "continual": ("random_real", "herding"),
+    "continual": ("random_real", "herding"), "slimming": ("random_real", "noise"),
 }  # fmt: skip
 MEANING = {
     "random_real": "as many real images, a new draw for each seed, same labels and recipe",
@@ -68,7 +68,10 @@ def _baseline(arm: str, base: Experiment) -> Iterator[Experiment]:
     if arm == "herding":
         yield replace(base, apply=replace(base.apply, memory="herding"))
         return
-    yield from (pipeline.random_real(pipeline.with_seed(base, seed)) for seed in base.evaluate.seeds)
+    for seed in base.evaluate.seeds:
+        drawn = pipeline.random_real(pipeline.with_seed(base, seed))
+        noise = replace(drawn, init=replace(drawn.init, kind="noise"))
+        yield noise if arm == "noise" else drawn
 
 
 # --- what it says -------------------------------------------------------------------------------------------

@@ -34,3 +34,14 @@ class Apply:
         "set", "what is remembered of a class: its images in the set, or as many real ones by herding",
         when={"name": "continual"},
     )  # fmt: skip
+    network: str = knob(
+        "vgg5_w16", "what is made slim: a chain of convolutions with BatchNorm, as vgg11_bn",
+        when={"name": "slimming"},
+    )  # fmt: skip
+    l1: float = knob(
+        0.01, "weight of the absolute scales of BatchNorm, while it learns on all training images", low=0,
+        when={"name": "slimming"},
+    )  # fmt: skip
+    kept: tuple[float, ...] = knob(
+        (0.1, 0.25, 0.5, 1.0), "shares of all channels that stay", 1e-3, 1, when={"name": "slimming"}
+    )

@@ -7,6 +7,7 @@ test. To add one, write a row: what it reads, its units, and the function that r
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from edc_ray import config
 from edc_ray.config import ConfigError, Experiment, Squeeze
 from edc_ray.core import fit, models, relabel, train
-from edc_ray.core.applications import continual, nas, robustness
+from edc_ray.core.applications import continual, nas, robustness, slimming
 from edc_ray.core.random import seed_of
 from edc_ray.core.squeeze import fit_observer
 from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, hard, label, pages, student_of
 from edc_ray.pipeline.types import Job, Names, Output, Run, Step, Task, finite, unit_of
+
+if TYPE_CHECKING:
+    from edc_ray.pipeline.worker import Judge
 
 Rows = list[tuple[str, float, float]]
 
@@ -41,9 +45,9 @@ class Application:
     note: str
 
 
-def _output(job: Job, rows: Rows) -> Output:
+def _output(job: Job, rows: Rows, **facts: object) -> Output:
     judge = job.inputs.judge(job.task)
-    return Output(meta={"rows": rows, "split": judge.split, "judged": len(judge.images)})
+    return Output(meta={"rows": rows, "split": judge.split, "judged": len(judge.images), **facts})
 
 
 # --- networks that learn on the set, or on everything -------------------------------------------------------
@@ -222,6 +226,75 @@ def _check_continual(experiment: Experiment, classes: int) -> None:
     models.check("evaluate.student", student, fewest, size_px, matched=False)
 
 
+# --- slimming -----------------------------------------------------------------------------------------------
+
+
+def sparse_reads(experiment: Experiment) -> tuple[str, ...]:
+    return "split", *_TRAINING, "apply.network", "apply.l1", "seed", "precision"
+
+
+def run_sparse(job: Job) -> Iterator[Step | Output]:
+    """The network that is to be cut, trained on all training images with L1 on the scales of BatchNorm."""
+    cfg, real, seed = job.experiment.apply, job.inputs.real(job.task), job.experiment.seed
+    squeeze, seeds = replace(job.experiment.squeeze, checkpoint_epoch=None), (seed, f"sparse/{cfg.network}")
+    model = models.build(cfg.network, len(real.classes), real.size, seed_of("squeeze", *seeds))
+    model.to(real.fit.device)
+    steps = fit_observer(
+        squeeze, model, real.fit, real.fit_labels, seeds, job.saved,
+        lambda model: cfg.l1 * slimming.penalty(model),
+    )  # fmt: skip
+    for epoch, pack in steps:
+        yield Step(epoch, squeeze.epochs, pack)
+    yield Output(dict(model.state_dict()))
+
+
+def _slimming_inputs(experiment: Experiment) -> tuple[str, ...]:
+    return *evaluate_inputs(experiment), "sparse"
+
+
+def _share(kept: float) -> str:
+    return f"kept-{round(1000 * kept):04d}"
+
+
+def _run_slimming(job: Job) -> Iterator[Step | Output]:
+    """One share of the channels: cut, then trained further on the images, as students are."""
+    exp, real, judge = job.experiment, job.inputs.real(job.task), job.inputs.judge(job.task)
+    kept = next(share for share in exp.apply.kept if _share(share) == job.unit)
+    model = models.build(exp.apply.network, len(real.classes), real.size, 0)
+    model.load_state_dict(job.inputs.unit("sparse", dict(job.task.inputs)["sparse"], "network")[0])
+    keep = slimming.masks(model, kept)
+    model = slimming.prune(model, keep).to(real.fit.device)
+    rows: Rows = [("cut", kept, _accuracy(job, model.eval(), judge))]
+    student = student_of(job, model)
+    for step in student.advance(pages(job, student.step, student.total), student.total):
+        yield Step(step, student.total, student.pack)
+    rows.append(("fine-tuned", kept, _accuracy(job, student.averaged(), judge)))
+    yield _output(
+        job, rows, channels=slimming.sizes(keep), parameters=sum(map(Tensor.numel, model.parameters()))
+    )
+
+
+def _accuracy(job: Job, model: nn.Module, judge: "Judge") -> float:
+    logits = fit.predict(model, judge.images, job.inputs.runtime.forward_images)
+    return fit.top1(finite(logits, job.unit), judge.labels)
+
+
+def _check_slimming(experiment: Experiment, classes: int) -> None:
+    cfg, size_px = experiment.apply, experiment.dataset.size_px
+    models.check("apply.network", cfg.network, classes, size_px, matched=False)
+    if not slimming.is_chain(models.skeleton(cfg.network, classes, size_px)):
+        legal = "must be a chain of convolutions, each with a BatchNorm, and a linear layer, as vgg11_bn"
+        raise ConfigError("apply.network", cfg.network, legal)
+    units = list(map(_share, cfg.kept))
+    if not units or units != sorted(set(units)):
+        raise ConfigError(
+            "apply.kept", cfg.kept, "needs at least one share, and must increase by 0.001 or more"
+        )
+    if experiment.squeeze.epochs == 0:
+        legal = "must be >= 1: the network is to learn on all training images"
+        raise ConfigError("squeeze.epochs", 0, legal)
+
+
 APPLICATIONS: dict[str, Application] = {
     "robustness": Application(
         _learning_reads, _learning_inputs, lambda task: ("student",), _run_robustness, _check_robustness,
@@ -237,6 +310,13 @@ APPLICATIONS: dict[str, Application] = {
         _continual_reads, _continual_inputs,
         _counts, _run_continual, _check_continual, ("classes", "accuracy"),
         "ImageNet-1k, ResNet-18, 200 to 1,000 classes: curves only, EDC above SRe2L and G-VBSM (Figure 4)",
+    ),
+    "slimming": Application(
+        evaluate_reads, _slimming_inputs,
+        lambda task: tuple(map(_share, task.experiment.apply.kept)),
+        _run_slimming, _check_slimming, ("kept", "accuracy"),
+        "VGG11-BN, ImageNet-1k, accuracy in % (SRe2L / EDC): IPC 10 12.5 / 25.0, IPC 50 31.7 / 47.1 (bar "
+        "labels of Figure 4, in reading order; the share that is kept is not said)",
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from edc_ray.config import Apply, Experiment, Runtime
 from edc_ray.core import data, init, matching, models, recover, relabel, train, views
-from edc_ray.pipeline.applications import APPLICATIONS
+from edc_ray.pipeline.applications import APPLICATIONS, run_sparse, sparse_reads
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
 from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
@@ -167,8 +167,12 @@ STAGES: dict[str, Stage] = {
         files=_student_files,
     ),
 }  # fmt: skip
-# What is done with a finished set. Nothing reads these, and only who asks for one (`upto`) gets it.
+# What is done with a finished set. No stage above reads these, and only who asks for one (`upto`) gets it.
 ENDS: dict[str, Stage] = {
+    "sparse": Stage(
+        1, sparse_reads, always("ingest"), lambda task, runtime, until: ["network"], run_sparse,
+        files=lambda experiment: models.plugins.fingerprint([experiment.apply.network]),
+    ),
     "apply": Stage(
         1, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
         lambda task, runtime, until: list(APPLICATIONS[task.experiment.apply.name].units(task)),
