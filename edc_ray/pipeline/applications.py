@@ -230,13 +230,15 @@ def _check_continual(experiment: Experiment, classes: int) -> None:
 
 
 def sparse_reads(experiment: Experiment) -> tuple[str, ...]:
-    return "split", *_TRAINING, "apply.network", "apply.l1", "seed", "precision"
+    recipe = (path for path in _TRAINING if path != "squeeze.epochs")
+    return "split", *recipe, "apply.network", "apply.l1", "apply.epochs", "seed", "precision"
 
 
 def run_sparse(job: Job) -> Iterator[Step | Output]:
     """The network that is to be cut, trained on all training images with L1 on the scales of BatchNorm."""
     cfg, real, seed = job.experiment.apply, job.inputs.real(job.task), job.experiment.seed
-    squeeze, seeds = replace(job.experiment.squeeze, checkpoint_epoch=None), (seed, f"sparse/{cfg.network}")
+    squeeze = replace(job.experiment.squeeze, epochs=cfg.epochs, checkpoint_epoch=None)
+    seeds = seed, f"sparse/{cfg.network}"
     model = models.build(cfg.network, len(real.classes), real.size, seed_of("squeeze", *seeds))
     model.to(real.fit.device)
     steps = fit_observer(
@@ -290,9 +292,6 @@ def _check_slimming(experiment: Experiment, classes: int) -> None:
         raise ConfigError(
             "apply.kept", cfg.kept, "needs at least one share, and must increase by 0.001 or more"
         )
-    if experiment.squeeze.epochs == 0:
-        legal = "must be >= 1: the network is to learn on all training images"
-        raise ConfigError("squeeze.epochs", 0, legal)
 
 
 APPLICATIONS: dict[str, Application] = {

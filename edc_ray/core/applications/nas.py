@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from edc_ray.core import models
@@ -50,11 +51,14 @@ def build(name: str, classes: int, size_px: int, seed: int) -> nn.Module:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Rank correlation, ties at their mean rank; nan where one of them does not vary."""
-    from scipy import stats  # takes a second to load
-
     if len(set(one)) < 2 or len(set(other)) < 2:
         return float("nan")
-    return float(stats.spearmanr(one, other).statistic)
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> Float[np.ndarray, " n"]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place]
 
 
 def bootstrap(measure: Callable[[Sequence[int]], float], count: int, seed: int = 0) -> tuple[float, float]:

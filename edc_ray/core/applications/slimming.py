@@ -4,6 +4,7 @@ For networks that are one chain of convolutions, each with a BatchNorm behind it
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,8 @@ from edc_ray.core.models import Library
 _KEEP_ZERO = (
     nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity,
 )  # fmt: skip
-Masks = list[Bool[Tensor, " c"]]
+LEAST = 0.1  # share of the channels of each layer that stay, whatever their scales are
+Masks = list[Bool[Tensor, " _"]]
 
 
 def _chain(model: nn.Module) -> list[nn.Module]:
@@ -50,13 +52,14 @@ def penalty(model: nn.Module) -> Float[Tensor, ""]:
 def masks(model: nn.Module, kept: float) -> Masks:
     """The channels of each BatchNorm that stay: the largest scales of all, this share of them.
 
-    Of each layer at least its largest, so that there may be a few more.
+    Of each layer at least a tenth, since a layer of one channel ends the network; so there may be a few more.
     """
     scales = [norm.weight.detach().abs() for norm in norms(model)]
     every = torch.cat(scales)
     count = max(1, round(kept * len(every)))
     threshold = every.sort(descending=True).values[count - 1]
-    return [(scale >= threshold) | (scale == scale.max()) for scale in scales]
+    floors = [scale.sort(descending=True).values[math.ceil(LEAST * len(scale)) - 1] for scale in scales]
+    return [scale >= torch.minimum(threshold, floor) for scale, floor in zip(scales, floors, strict=True)]
 
 
 def masked(model: nn.Module, keep: Masks) -> nn.Module:
