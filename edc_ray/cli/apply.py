@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Every arm is an experiment: what is there already is not made again."""
-    from edc_ray.report.applications import files
+    from edc_ray.report.applications import files, table
 
     found = given.open_set(args.target, args.dataset, args.set, args.final)
     study = applications.study(args.name, found, args.final)
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> None:
             for experiment in experiments:
                 pipeline.ensure(experiment, store, found.runtime, mapper, tell, "apply")
     told = applications.facts(study, store)
-    print("\n".join(["", *applications.table(told)]))
+    print("\n".join(["", *table(told)]))
     print(f"written to {', '.join(applications.write(told, files(told), store))}")
