@@ -49,6 +49,7 @@ OPTIONS = {
     "teachers": {"--help"},
     "teachers export": {"--help", "--set"},
     "teachers import": {"--help", "--set", "--store"},
+    "diagnose": {"--help", "--what", "--dataset", "--set", "--ray"},
     "check-plugin": {"--help", "--kind", "--size-px"},
 }
 

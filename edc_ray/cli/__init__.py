@@ -7,6 +7,7 @@ from edc_ray.cli import (
     apply,
     check_plugin,
     condense,
+    diagnose,
     doctor,
     evaluate,
     explain,
@@ -27,8 +28,8 @@ from edc_ray.sweep import guarded
 __all__ = ["load", "main"]
 
 COMMANDS = (
-    condense, plan, sweep, extend, report, evaluate, apply, export, doctor, status, store, presets, explain,
-    schema, teachers, check_plugin,
+    condense, plan, sweep, extend, report, evaluate, apply, diagnose, export, doctor, status, store, presets,
+    explain, schema, teachers, check_plugin,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from edc_ray.config.apply import Apply
 from edc_ray.config.condense import Init, Recover
+from edc_ray.config.diagnose import Diagnose
 from edc_ray.config.fields import ConfigError, config, knob
 from edc_ray.config.judge import Evaluate, Relabel
 from edc_ray.config.observe import Dataset, Split, Squeeze, Statistics
@@ -46,6 +47,7 @@ class Experiment:
     relabel: Relabel = dataclasses.field(default_factory=Relabel)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     quirks: Quirks = dataclasses.field(default_factory=Quirks)
+    diagnose: Diagnose = knob(Diagnose(), "how the set was made, and what it teaches", later=True)
     apply: Apply = knob(Apply(), "what the condensed images are used for", later=True)
     seed: int = knob(0, "drives squeeze to recover", low=0)
     precision: Literal["fp32", "tf32"] = knob("fp32", "of matrix products and convolutions on the GPU")

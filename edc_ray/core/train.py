@@ -129,7 +129,7 @@ class Student:
             return
         for page in pages:
             assert page.first_step <= self.step, (page.first_step, self.step)
-            batches = self._batches(page)
+            batches = self.batches(page)
             end = min(until, page.first_step + len(page.views))
             for i in range(self.step - page.first_step, end - page.first_step):
                 self._update(*batches[i])
@@ -140,7 +140,7 @@ class Student:
             if self.step >= until:  # the next page may have to be labelled first
                 return
 
-    def _batches(self, page: Page) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+    def batches(self, page: Page) -> list[tuple[Tensor, Tensor | None, Tensor]]:
         """(pixels, soft labels, hard labels) of each step, on the device: one transfer for the whole page."""
         view, device = views.concat(page.views), self.images.device
         sizes = [len(one.ids) for one in page.views]

@@ -20,6 +20,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "relabel": ("runtime.forward_images", "relabel.page_images", "relabel.batch_size"),
     "evaluate": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
     "sparse": ("squeeze.batch_size",),
+    "diagnose": ("runtime.forward_images", "diagnose.images", "relabel.batch_size"),
     "apply": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
 }  # fmt: skip
 

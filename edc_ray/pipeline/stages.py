@@ -6,10 +6,11 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import fields
 
-from edc_ray.config import Apply, Experiment, Runtime
+from edc_ray.config import Apply, Diagnose, Experiment, Runtime
 from edc_ray.core import data, init, matching, models, recover, relabel, train, views
 from edc_ray.pipeline.applications import APPLICATIONS, run_sparse, sparse_reads
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
+from edc_ray.pipeline.diagnose import DIAGNOSTICS
 from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
     finish_ingest,
@@ -130,6 +131,16 @@ def _student_files(experiment: Experiment) -> str | None:
     return models.plugins.fingerprint([experiment.evaluate.student])
 
 
+def _looked_at(experiment: Experiment) -> Stage:
+    """The stage that a diagnostic does anew."""
+    return STAGES[DIAGNOSTICS[experiment.diagnose.what].like]
+
+
+def _diagnose_reads(experiment: Experiment) -> tuple[str, ...]:
+    own = (f"diagnose.{field.name}" for field in fields(Diagnose))
+    return *own, *_looked_at(experiment).reads(experiment)
+
+
 def _apply_reads(experiment: Experiment) -> tuple[str, ...]:
     """Each field by itself: a default that changes gives another name."""
     own = (f"apply.{field.name}" for field in fields(Apply))
@@ -172,6 +183,12 @@ ENDS: dict[str, Stage] = {
     "sparse": Stage(
         1, sparse_reads, always("ingest"), lambda task, runtime, until: ["network"], run_sparse,
         files=lambda experiment: models.plugins.fingerprint([experiment.apply.network]),
+    ),
+    "diagnose": Stage(
+        1, _diagnose_reads, lambda experiment: _looked_at(experiment).inputs(experiment),
+        lambda task, runtime, until: DIAGNOSTICS[task.experiment.diagnose.what].units(task),
+        lambda job: DIAGNOSTICS[job.experiment.diagnose.what].run(job),
+        files=lambda experiment: _looked_at(experiment).files(experiment),
     ),
     "apply": Stage(
         1, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
