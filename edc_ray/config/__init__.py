@@ -21,6 +21,6 @@ __all__ = [
     "Apply", "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Diagnose", "Evaluate", "Experiment",
     "Flatness", "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row",
     "Runtime", "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "WarmStart", "active", "check_uri",
-    "digest", "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml",
-    "schema", "unknown",
+    "digest", "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths",
+    "read_yaml", "schema", "unknown",
 ]  # fmt: skip
