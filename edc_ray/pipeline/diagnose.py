@@ -276,7 +276,7 @@ def _landscape(job: Job) -> Iterator[Step | Output]:
         ways = [
             landscape.direction(weights, generator("diagnose", cfg.seed, "direction", i)) for i in range(2)
         ]
-        line = torch.linspace(-cfg.radius, cfg.radius, 2 * cfg.steps + 1)
+        line = cfg.radius * torch.arange(-cfg.steps, cfg.steps + 1) / cfg.steps  # 0 is in it
         plane = torch.cartesian_prod(line, line)
         for series, loss in losses.items():
 
