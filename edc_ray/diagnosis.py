@@ -1,15 +1,13 @@
 """One condensed set looked at: arms that differ in one thing, the same seeds and vectors for each."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from edc_ray import config, pipeline
-from edc_ray.artifacts import Store
+from edc_ray.artifacts import Store, pack_table
 from edc_ray.config import ConfigError, Experiment
 from edc_ray.given import Given, to_json
 
@@ -175,12 +173,6 @@ def _judged(task: pipeline.Task, store: Store) -> Iterator[dict[str, Any]]:
     yield place | {"value": told["accuracy"], "error": 0.0}
 
 
-def parquet(found: Sequence[Mapping[str, Any]]) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(list(found)), sink)
-    return sink.getvalue()
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """The mean and its 95 % interval over the repetitions, at one place of one series of one arm."""
@@ -254,7 +246,7 @@ def write(given: Given, what: str, found: Sequence[Look], store: Store) -> list[
         ],
     }  # fmt: skip
     parts = {
-        "parquet": parquet([row for _, its in every for row in its]),
+        "parquet": pack_table(pa.Table.from_pylist([row for _, its in every for row in its]), {}),
         "json": to_json(told),
         "png": picture.drawn([(look, lines(its)) for look, its in every]),
     }

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edc_ray.claim import interval
-from edc_ray.diagnosis import Line, Look
 from edc_ray.report.section import drawing, png
+
+if TYPE_CHECKING:  # which calls this
+    from edc_ray.diagnosis import Line, Look
 
 WIDE = 3  # panels in a row
 
 
-def drawn(found: Sequence[tuple[Look, Sequence[Line]]]) -> bytes:
+def drawn(found: Sequence[tuple["Look", Sequence["Line"]]]) -> bytes:
     """PNG: lines with 95 % intervals; of values without a place, bars; of planes, contours of each arm."""
     panels = [panel for look, its in found for panel in _panels(look, its)]
     high = math.ceil(len(panels) / WIDE)
@@ -25,7 +27,7 @@ def drawn(found: Sequence[tuple[Look, Sequence[Line]]]) -> bytes:
         return png(figure)
 
 
-def _panels(look: Look, its: Sequence[Line]) -> list[tuple[Look, str, str, list[Line]]]:
+def _panels(look: "Look", its: Sequence["Line"]) -> list[tuple["Look", str, str, list["Line"]]]:
     made: dict[tuple[str, str, str], list[Line]] = {}
     for line in its:
         if look.what == "landscape":  # the line of both arms, then the plane of each
@@ -39,7 +41,7 @@ def _panels(look: Look, its: Sequence[Line]) -> list[tuple[Look, str, str, list[
     ]
 
 
-def _draw(axis: Any, look: Look, quantity: str, title: str, its: Sequence[Line]) -> None:
+def _draw(axis: Any, look: "Look", quantity: str, title: str, its: Sequence["Line"]) -> None:
     axis.set_title(f"{look.title}\n{title}", fontsize="small")
     if len({line.y for line in its}) > 1:
         _contours(axis, its)
@@ -66,7 +68,7 @@ def _draw(axis: Any, look: Look, quantity: str, title: str, its: Sequence[Line])
     axis.set_ylabel(quantity)
 
 
-def _contours(axis: Any, its: Sequence[Line]) -> None:
+def _contours(axis: Any, its: Sequence["Line"]) -> None:
     """log10 of the mean loss, as it rises steeply."""
     places = sorted({line.y for line in its})
     at = {(line.x, line.y): math.fsum(line.values) / len(line.values) for line in its}
