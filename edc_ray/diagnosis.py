@@ -74,18 +74,17 @@ def _moved(name: str, base: Experiment) -> None:
 def _sharpness(name: str, base: Experiment) -> Iterator[Look]:
     """With and without flatness; with and without smoothing of the learning rate."""
     _moved(name, base)
-    flat, notes = base.recover.flatness, ()
+    flat = base.recover.flatness
     kind = flat.kind if flat.kind != "none" else "logits"
-    if flat.kind == "none":
-        notes = (f"the set was made without flatness: beside it {kind}, weight {flat.weight:g}",)
+    own = f"the set was made without flatness: beside it {kind}, weight {flat.weight:g}"
     size = f"rho {flat.rho:.3g}" if kind == "sam" else f"weight {flat.weight:.3g}"
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "flatness none": {"recover.flatness.kind": "none"},
         f"flatness {kind}, {size}": {"recover.flatness.kind": kind},
     }
     yield Look(
         "Hessian of the matching loss in the pixels", "iteration", "group",
-        _arms(base, "synthesis_sharpness", changes), notes=notes,
+        _arms(base, "synthesis_sharpness", changes), notes=(own,) * (flat.kind == "none"),
     )  # fmt: skip
     if base.evaluate.schedule not in ("cos", "linear", "ssrs"):
         return
@@ -193,10 +192,10 @@ def lines(found: Sequence[Mapping[str, Any]]) -> list[Line]:
         place = tuple(row[name] for name in ("quantity", "series", "arm", "x", "y"))
         places.setdefault(place, []).append(row)
     made = []
-    for place, members in places.items():
-        members = sorted(members, key=lambda row: row["repeat"])
+    for (quantity, series, arm, x, y), members in places.items():
+        values = tuple(row["value"] for row in sorted(members, key=lambda row: row["repeat"]))
         error = sum(row["error"] for row in members) / len(members)
-        made.append(Line(*place, tuple(row["value"] for row in members), error))
+        made.append(Line(quantity, series, arm, x, y, values, error))
     return made
 
 

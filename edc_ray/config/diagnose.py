@@ -22,7 +22,7 @@ class Diagnose:
         when={"what": (*_SYNTHESIS, "student_sharpness")},
     )  # fmt: skip
     probes: int = knob(
-        16, "random vectors of an estimate of a Hessian's norm", low=2, when={"what": _SHARPNESS}
+        10, "random vectors of an estimate of a Hessian's norm", low=2, when={"what": _SHARPNESS}
     )
     images: int = knob(
         128, "real training images, and views of the condensed ones, that a student's loss is read on", low=1,

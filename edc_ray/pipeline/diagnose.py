@@ -186,8 +186,9 @@ def _student_losses(job: Job, student: train.Student) -> dict[str, Callable[[Ten
     count, rng = exp.diagnose.images, generator("diagnose", exp.diagnose.seed, "images")
     parts = student.batches(next(iter(pages(job, 0, 1))))
     parts = parts[: -(-count // exp.relabel.batch_size)]
-    pixels, target = (torch.cat([part[i] for part in parts]) for i in (0, 2))
-    soft = None if parts[0][1] is None else torch.cat([part[1] for part in parts if part[1] is not None])
+    pixels, target = torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
+    labelled = [part[1] for part in parts if part[1] is not None]
+    soft = torch.cat(labelled) if labelled else None  # None: hard labels
     rows = torch.randperm(len(real.fit), generator=rng)[:count]
     seen, labels = real.fit[rows], real.fit_labels[rows.to(real.fit_labels.device)]
     model = student.model
