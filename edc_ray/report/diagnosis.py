@@ -59,7 +59,7 @@ def _named(look: "Look", line: "Line") -> tuple[str, str]:
     if look.what != "gradients":
         return line.series, line.arm
     kinds, state = line.series.rsplit(", ", 1)
-    return f"weights {state}", f"{kinds.replace('condensed', 'it')}, student of {line.arm}"
+    return f"weights {state}", f"{kinds.replace('condensed', 'its set')}, student of {line.arm}"
 
 
 def _draw(axis: Any, panel: Panel) -> None:
