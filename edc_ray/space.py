@@ -69,7 +69,7 @@ def _waits_for(path: str) -> dict[str, tuple[Any, ...]]:
 
 def searchable(path: str) -> bool:
     """Not what says which images, or which draw: that would change what is compared."""
-    return not path.startswith(("split.", "dataset.")) and path not in ("seed", "init.seed", "evaluate.seeds")
+    return path.partition(".")[0] not in ("split", "dataset", "apply", "diagnose") and "seed" not in path
 
 
 def check(search: Mapping[str, Knob], base: Experiment) -> None:

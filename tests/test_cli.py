@@ -43,11 +43,13 @@ OPTIONS = {
     "status": {"--help", "--address"},
     "store": {"--help"},
     "evaluate": {"--help", "--protocol", "--students", "--dataset", "--set", "--final", "--scores", "--ray"},
+    "apply": {"--help", "--dataset", "--set", "--final", "--ray"},
     "export": {"--help", "--format", "--out", "--dataset", "--set"},
     "store gc": {"--help", "--keep", "--yes"},
     "teachers": {"--help"},
     "teachers export": {"--help", "--set"},
     "teachers import": {"--help", "--set", "--store"},
+    "diagnose": {"--help", "--what", "--dataset", "--set", "--ray"},
     "check-plugin": {"--help", "--kind", "--size-px"},
 }
 

@@ -59,7 +59,7 @@ BAD: list[tuple[type, object, str, object, str]] = [
     (Experiment, {"recover": {"matching": {"wieght": 1}}}, "recover.matching.wieght", 1, "mean weight?"),
     (Experiment, {"squeeze": {"augment": {"pad": 1}}}, "squeeze.augment.pad", 1, "did you mean pad_px?"),
     (Experiment, {"quirks": {"zzz": 1}}, "quirks.zzz", 1, "legal: alphabetical_init"),
-    (Experiment, {1: 2}, "1", 2, "legal: dataset, evaluate"),
+    (Experiment, {1: 2}, "1", 2, "legal: apply, dataset"),
     (Experiment, {"evaluate": {"epochs": True}}, "evaluate.epochs", True, "integer"),
     (Experiment, {"evaluate": {"epochs": "10"}}, "evaluate.epochs", "10", "integer"),
     (Experiment, {"evaluate": {"epochs": 1.5}}, "evaluate.epochs", 1.5, "integer"),
@@ -351,7 +351,7 @@ def test_override_leaves_the_original_and_applies_all_at_once() -> None:
         ("recover.matching.wieght", "did you mean recover.matching.weight"),
         ("recover.lr.x", "did you mean recover.lr"),
         ("sede", "did you mean seed"),
-        ("", "legal: dataset.classes, dataset.limit"),
+        ("", "dataset.classes, dataset.limit"),
     ],
 )
 def test_override_of_no_field_says_which_was_meant(path: str, near: str) -> None:

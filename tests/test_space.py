@@ -51,7 +51,7 @@ def value_of(experiment: Experiment, path: str) -> Any:
 SEARCHED = sorted(
     path
     for path in FIELDS
-    if not path.startswith(("split.", "dataset."))
+    if not path.startswith(("split.", "dataset.", "apply.", "diagnose."))
     and path not in ("seed", "init.seed", "evaluate.seeds")  # refused
     and path not in ("squeeze.observers", "squeeze.epochs", "init.factor")  # limit others, or are limited
     and all(attrgetter(parent)(BASE) in values for parent, values in space._waits_for(path).items())

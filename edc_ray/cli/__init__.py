@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Sequence
 
 from edc_ray.cli import (
+    apply,
     check_plugin,
     condense,
+    diagnose,
     doctor,
     evaluate,
     explain,
@@ -26,8 +28,8 @@ from edc_ray.sweep import guarded
 __all__ = ["load", "main"]
 
 COMMANDS = (
-    condense, plan, sweep, extend, report, evaluate, export, doctor, status, store, presets, explain, schema,
-    teachers, check_plugin,
+    condense, plan, sweep, extend, report, evaluate, apply, diagnose, export, doctor, status, store, presets,
+    explain, schema, teachers, check_plugin,
 )  # fmt: skip
 
 

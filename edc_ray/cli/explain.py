@@ -190,6 +190,8 @@ def _stages(path: str, f: Field) -> str:
     if not f.metadata["hashed"]:
         return "nothing by itself: it says where, and names hold the content of what is there"
     section = path.rpartition(".")[0]
+    if section in pipeline.ENDS:
+        return section
     when = {name: v[0] if isinstance(v, tuple) else v for name, v in f.metadata["when"].items()}
     base = config.override(Experiment(), {config.join(section, name): value for name, value in when.items()})
     same = config.Knob(choices=(attrgetter(path)(base),))

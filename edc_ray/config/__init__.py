@@ -4,7 +4,9 @@ Plain frozen dataclasses; bounds are checked whenever one is made. Names of data
 checked by `pipeline.check`, which knows the tables.
 """
 
+from edc_ray.config.apply import Apply
 from edc_ray.config.condense import Flatness, Init, Matching, Recover
+from edc_ray.config.diagnose import Diagnose
 from edc_ray.config.experiment import Experiment, Quirks
 from edc_ray.config.fields import ConfigError, NotThere, active, check_uri, join, legal_range, unknown
 from edc_ray.config.judge import Evaluate, Relabel
@@ -16,9 +18,9 @@ from edc_ray.config.text import digest, dump, hashed, load, override, parse_valu
 
 __all__ = [
     "LIBRARIES",
-    "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Evaluate", "Experiment", "Flatness",
-    "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row", "Runtime",
-    "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "WarmStart", "active", "check_uri", "digest",
-    "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths", "read_yaml",
-    "schema", "unknown",
+    "Apply", "Augment", "Budget", "ConfigError", "Confirm", "Dataset", "Diagnose", "Evaluate", "Experiment",
+    "Flatness", "Init", "Knob", "Ladder", "Matching", "NotThere", "Quirks", "Recover", "Relabel", "Row",
+    "Runtime", "Scheduler", "Split", "Squeeze", "Statistics", "Sweep", "WarmStart", "active", "check_uri",
+    "digest", "dump", "hashed", "join", "legal_range", "load", "override", "parse_value", "paths",
+    "read_yaml", "schema", "unknown",
 ]  # fmt: skip

@@ -5,7 +5,9 @@ those that another field makes inactive (`when`). `search` is the range worth se
 import dataclasses
 from typing import Literal
 
+from edc_ray.config.apply import Apply
 from edc_ray.config.condense import Init, Recover
+from edc_ray.config.diagnose import Diagnose
 from edc_ray.config.fields import ConfigError, config, knob
 from edc_ray.config.judge import Evaluate, Relabel
 from edc_ray.config.observe import Dataset, Split, Squeeze, Statistics
@@ -45,6 +47,8 @@ class Experiment:
     relabel: Relabel = dataclasses.field(default_factory=Relabel)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     quirks: Quirks = dataclasses.field(default_factory=Quirks)
+    diagnose: Diagnose = knob(Diagnose(), "how the set was made, and what it teaches", later=True)
+    apply: Apply = knob(Apply(), "what the condensed images are used for", later=True)
     seed: int = knob(0, "drives squeeze to recover", low=0)
     precision: Literal["fp32", "tf32"] = knob("fp32", "of matrix products and convolutions on the GPU")
 

@@ -23,13 +23,14 @@ def fit_observer(
     labels: Int[Tensor, " n"],
     seeds: tuple[int, str],
     saved: Mapping[str, Tensor] | None = None,
+    penalty: Callable[[nn.Module], Float[Tensor, ""]] | None = None,
 ) -> Iterator[tuple[int, Callable[[], dict[str, Tensor]]]]:
     """Train `model` in place with SGD and cross-entropy; yields (epochs done, how to make a checkpoint).
 
     The schedule runs over `epochs`, also where the training ends before, at `checkpoint_epoch`; without
     epochs the weights stay as they are.
 
-    seeds: the experiment's seed and the observer's name.
+    seeds: the experiment's seed and the observer's name. penalty: added to the loss.
 
     Raises:
         FloatingPointError: the loss of an epoch is not finite.
@@ -52,6 +53,8 @@ def fit_observer(
             # Dropout has no generator argument.
             with fork_rng("squeeze", *seeds, epoch, step, device=images.device):
                 loss = functional.cross_entropy(model(pixels), labels[ids])
+            if penalty is not None:
+                loss = loss + penalty(model)
             optimizer.zero_grad()
             loss.backward()
             if cfg.clip_norm is not None:

@@ -1,5 +1,6 @@
 """Training and reading of students on the condensed images (method.md 5)."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Student:
             return
         for page in pages:
             assert page.first_step <= self.step, (page.first_step, self.step)
-            batches = self._batches(page)
+            batches = self.batches(page)
             end = min(until, page.first_step + len(page.views))
             for i in range(self.step - page.first_step, end - page.first_step):
                 self._update(*batches[i])
@@ -139,7 +140,7 @@ class Student:
             if self.step >= until:  # the next page may have to be labelled first
                 return
 
-    def _batches(self, page: Page) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+    def batches(self, page: Page) -> list[tuple[Tensor, Tensor | None, Tensor]]:
         """(pixels, soft labels, hard labels) of each step, on the device: one transfer for the whole page."""
         view, device = views.concat(page.views), self.images.device
         sizes = [len(one.ids) for one in page.views]
@@ -189,6 +190,12 @@ class Student:
             logits = self.model(pixels)
             self._draws = drawn()
         return logits
+
+    def averaged(self) -> nn.Module:
+        """A copy with the weights that `predict` reads, in eval mode and frozen."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model.load_state_dict(self.averages.value(self.step), strict=False)
+        return model
 
     def predict(
         self, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES

@@ -85,7 +85,7 @@ def run_recover(job: Job) -> Iterator[Step | Output]:
     groups = recover.cut(cfg, job.task.classes, exp.init.ipc)[first : last + 1]
     start = job.inputs.all("init", job.task)["images"][groups[0].images.start : groups[-1].images.stop]
     turns = [groups] if cfg.matching.reset else [[group] for group in groups]
-    chain = recover.Chain([partial(_problem, job, turn) for turn in turns], start, job.saved)
+    chain = recover.Chain([partial(problem_of, job, turn) for turn in turns], start, job.saved)
     for done in chain.steps():
         job.work["image_iterations"] += chain.moving
         yield Step(done, len(turns) * cfg.iterations, chain.pack, loss=chain.loss)
@@ -93,7 +93,8 @@ def run_recover(job: Job) -> Iterator[Step | Output]:
     yield _output(chain.images, chain.bytes)
 
 
-def _problem(job: Job, groups: Sequence[recover.Group]) -> recover.Problem:
+def problem_of(job: Job, groups: Sequence[recover.Group]) -> recover.Problem:
+    """What these groups, in one forward, are matched against."""
     exp, real, every = job.experiment, job.inputs.real(job.task), job.inputs.observers(job.task)
     chosen = {name: every[name] for name in exp.recover.observers or every}
     moments = moments_of(job.inputs.all("statistics", job.task))

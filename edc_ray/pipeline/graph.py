@@ -15,11 +15,11 @@ from edc_ray.artifacts import Artifact, Damaged, Missing, Receipt, Store
 from edc_ray.config import Experiment, Runtime
 from edc_ray.core import data, recover
 from edc_ray.pipeline.observe import at_chance
-from edc_ray.pipeline.stages import STAGES
+from edc_ray.pipeline.stages import ROWS
 from edc_ray.pipeline.types import Report, Task
 
 log = logging.getLogger(__name__)
-JUDGED = ("squeeze", "evaluate")  # the stages that read the val or test split
+JUDGED = ("squeeze", "evaluate", "apply")  # the stages that read the val or test split
 READS = "test_reads.jsonl"  # of the store: a line for each artifact that was judged on test
 
 
@@ -31,7 +31,7 @@ def key(stage: str, experiment: Experiment, inputs: dict[str, str], files: str |
 
     files: of the stage's row; through this key they are in those of all later stages.
     """
-    row = STAGES[stage]
+    row = ROWS[stage]
     named: dict[str, Any] = {"stage": stage, "version": row.version}
     named["reads"] = _read(row.reads(experiment), experiment)
     named["inputs"] = {name: inputs[name] for name in row.inputs(experiment)}
@@ -60,7 +60,7 @@ def tasks(experiment: Experiment, upto: str = "evaluate") -> list[Task]:
     Raises:
         ConfigError: the dataset is not there.
     """
-    read = {path for stage in needed(experiment, upto) for path in STAGES[stage].reads(experiment)}
+    read = {path for stage in needed(experiment, upto) for path in ROWS[stage].reads(experiment)}
     seeded = not read.isdisjoint({"evaluate", "evaluate.seeds"})
     seeds = experiment.evaluate.seeds if seeded else experiment.evaluate.seeds[:1]
     chains = [_chain(experiment, seed, upto) for seed in seeds]
@@ -89,25 +89,25 @@ def _chain(experiment: Experiment, seed: int, upto: str) -> list[Task]:
     one = replace(experiment, evaluate=replace(experiment.evaluate, seeds=(seed,)))
     chain: dict[str, Task] = {}
     for stage in needed(one, upto):
-        keys = {name: chain[name].key for name in STAGES[stage].inputs(one)}
+        keys = {name: chain[name].key for name in ROWS[stage].inputs(one)}
         inputs = dict(pair for name in keys for pair in (*chain[name].inputs, (name, keys[name])))
-        name = key(stage, one, keys, STAGES[stage].files(one))
+        name = key(stage, one, keys, ROWS[stage].files(one))
         chain[stage] = Task(stage, one, name, tuple(inputs.items()), len(counts), fit, shards)
     return list(chain.values())
 
 
 def needed(experiment: Experiment, upto: str = "evaluate") -> list[str]:
-    """The stages that the experiment has, up to this one, in the order of STAGES."""
+    """The stages that the experiment has, up to this one, in the order of ROWS."""
     wanted = {upto}
-    for name in reversed(STAGES):
+    for name in reversed(list(ROWS)):
         if name in wanted:
-            wanted |= set(STAGES[name].inputs(experiment))
-    return [name for name in STAGES if name in wanted]
+            wanted |= set(ROWS[name].inputs(experiment))
+    return [name for name in ROWS if name in wanted]
 
 
 def parents(task: Task, among: Iterable[Task]) -> list[Task]:
     """The tasks that must be there before this one: its direct inputs."""
-    wanted = {(name, dict(task.inputs)[name]) for name in STAGES[task.stage].inputs(task.experiment)}
+    wanted = {(name, dict(task.inputs)[name]) for name in ROWS[task.stage].inputs(task.experiment)}
     return list({(t.stage, t.key): t for t in among if (t.stage, t.key) in wanted}.values())
 
 
@@ -116,12 +116,12 @@ def parents(task: Task, among: Iterable[Task]) -> list[Task]:
 
 def units(task: Task, runtime: Runtime, until: float = 1.0) -> list[str]:
     """Unit names in order, without the fold "all". until: the share of the training that wants labels."""
-    return STAGES[task.stage].units(task, runtime, until)
+    return ROWS[task.stage].units(task, runtime, until)
 
 
 def finish(task: Task) -> bool:
     """Whether the stage folds its units into "all" at the end."""
-    row = STAGES[task.stage]
+    row = ROWS[task.stage]
     return row.finish is not None and "all" not in row.units(task, Runtime(), 1.0)
 
 
@@ -164,7 +164,7 @@ def commit(task: Task, store: Store, runtime: Runtime, made: Iterable[Receipt] =
     told = {receipt.unit: receipt for receipt in made}
     told |= artifact.receipts([name for name in names if name not in told])
     receipts = {name: told[name] for name in names}
-    exp, row = task.experiment, STAGES[task.stage]
+    exp, row = task.experiment, ROWS[task.stage]
     manifest = {
         "stage": task.stage,
         "version": row.version,

@@ -19,6 +19,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "recover": ("runtime.groups_per_forward", "recover.group_images", "recover.classes_per_group"),
     "relabel": ("runtime.forward_images", "relabel.page_images", "relabel.batch_size"),
     "evaluate": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
+    "sparse": ("squeeze.batch_size",),
+    "diagnose": ("runtime.forward_images", "diagnose.images", "relabel.batch_size"),
+    "apply": ("runtime.forward_images", "relabel.batch_size", "relabel.page_images"),
 }  # fmt: skip
 
 

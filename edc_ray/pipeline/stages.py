@@ -2,12 +2,16 @@
 
 import functools
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import fields
 
-from edc_ray.config import Experiment, Relabel, Runtime
+from edc_ray.config import Apply, Diagnose, Experiment, Runtime
 from edc_ray.core import data, init, matching, models, recover, relabel, train, views
+from edc_ray.pipeline.applications import APPLICATIONS, run_sparse, sparse_reads
 from edc_ray.pipeline.condense import CLASSES_PER_UNIT, join_images, run_init, run_recover
-from edc_ray.pipeline.judge import run_evaluate, run_relabel
+from edc_ray.pipeline.diagnose import DIAGNOSTICS
+from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, run_evaluate, run_relabel
 from edc_ray.pipeline.observe import (
     finish_ingest,
     finish_squeeze,
@@ -66,9 +70,7 @@ def _page_units(task: Task, runtime: Runtime, until: float) -> list[str]:
 
 # --- what a stage reads, where that depends on the experiment -----------------------------------------------
 
-LABELLING = ("observers", "observer_weights", "teacher_bn")  # fields of Relabel that no view depends on
 _RECOVER_QUIRKS = ("quirks.swap_class_patch", "quirks.double_conv_targets", "quirks.verifier_updates")
-_VIEWS = tuple(f"relabel.{field.name}" for field in fields(Relabel) if field.name not in LABELLING)
 
 
 def _squeeze_reads(experiment: Experiment) -> tuple[str, ...]:
@@ -96,20 +98,6 @@ def _recover_reads(experiment: Experiment) -> tuple[str, ...]:
 
 def _recover_inputs(experiment: Experiment) -> tuple[str, ...]:
     return ("init",) if experiment.recover.iterations == 0 else ("squeeze", "statistics", "init")
-
-
-def _hard(experiment: Experiment) -> bool:
-    """Whether students read no soft labels; then they draw the views themselves."""
-    return experiment.evaluate.loss == "hard"
-
-
-def _evaluate_reads(experiment: Experiment) -> tuple[str, ...]:
-    views = _VIEWS if _hard(experiment) else ()
-    return "evaluate", *views, "quirks.alrs_weights_only", "precision"
-
-
-def _evaluate_inputs(experiment: Experiment) -> tuple[str, ...]:
-    return ("ingest", "recover") if _hard(experiment) else ("ingest", "recover", "relabel")
 
 
 _fingerprint = functools.lru_cache(maxsize=64)(data.fingerprint)  # the disk is asked once a process
@@ -143,6 +131,26 @@ def _student_files(experiment: Experiment) -> str | None:
     return models.plugins.fingerprint([experiment.evaluate.student])
 
 
+def _looked_at(experiment: Experiment) -> Stage:
+    """The stage that a diagnostic does anew."""
+    return STAGES[DIAGNOSTICS[experiment.diagnose.what].like]
+
+
+def _diagnose_reads(experiment: Experiment) -> tuple[str, ...]:
+    own = (f"diagnose.{field.name}" for field in fields(Diagnose))
+    return *own, *_looked_at(experiment).reads(experiment)
+
+
+def _apply_reads(experiment: Experiment) -> tuple[str, ...]:
+    """Each field by itself: a default that changes gives another name."""
+    own = (f"apply.{field.name}" for field in fields(Apply))
+    return *own, *APPLICATIONS[experiment.apply.name].reads(experiment)
+
+
+def _apply_files(experiment: Experiment) -> str | None:
+    return models.plugins.fingerprint([experiment.evaluate.student, *(experiment.apply.networks or ())])
+
+
 STAGES: dict[str, Stage] = {
     "ingest": Stage(
         2, always("dataset"), always(), _image_units, run_ingest, finish_ingest, files=_dataset_files
@@ -166,7 +174,26 @@ STAGES: dict[str, Stage] = {
         _page_units, run_relabel,
     ),
     "evaluate": Stage(
-        2, _evaluate_reads, _evaluate_inputs, lambda task, runtime, until: ["student"], run_evaluate,
+        2, evaluate_reads, evaluate_inputs, lambda task, runtime, until: ["student"], run_evaluate,
         files=_student_files,
     ),
 }  # fmt: skip
+# What is done with a finished set. No stage above reads these, and only who asks for one (`upto`) gets it.
+ENDS: dict[str, Stage] = {
+    "sparse": Stage(
+        1, sparse_reads, always("ingest"), lambda task, runtime, until: ["network"], run_sparse,
+        files=lambda experiment: models.plugins.fingerprint([experiment.apply.network]),
+    ),
+    "diagnose": Stage(
+        1, _diagnose_reads, lambda experiment: _looked_at(experiment).inputs(experiment),
+        lambda task, runtime, until: DIAGNOSTICS[task.experiment.diagnose.what].units(task),
+        lambda job: DIAGNOSTICS[job.experiment.diagnose.what].run(job),
+        files=lambda experiment: _looked_at(experiment).files(experiment),
+    ),
+    "apply": Stage(
+        1, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
+        lambda task, runtime, until: list(APPLICATIONS[task.experiment.apply.name].units(task)),
+        lambda job: APPLICATIONS[job.experiment.apply.name].run(job), files=_apply_files,
+    ),
+}  # fmt: skip
+ROWS: Mapping[str, Stage] = ChainMap(ENDS, STAGES)  # all of them, those of STAGES first

@@ -24,7 +24,7 @@ from edc_ray.config import Runtime
 from edc_ray.core import data, heap, models, storage
 from edc_ray.pipeline import graph
 from edc_ray.pipeline.memory import forget_peak, out_of_memory, peak_bytes
-from edc_ray.pipeline.stages import STAGES
+from edc_ray.pipeline.stages import ROWS
 from edc_ray.pipeline.types import Job, Output, Progress, Step, Task, Tensors, unit_of
 
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class Worker:
         log_attempt(self.store, task, unit, Attempt(outcome, seconds, where, why), error, details)
 
     def _run(self, task: Task, unit: str, until: float) -> Iterator[Progress | Receipt]:
-        artifact, stage = self.store.artifact(task.stage, task.key), STAGES[task.stage]
+        artifact, stage = self.store.artifact(task.stage, task.key), ROWS[task.stage]
         saved, meta = artifact.load_checkpoint(unit) or (None, {})
         reports = tuple((int(at), float(value)) for at, value in meta.get("reports", ()))
         job = Job(task, unit, self._inputs, saved, reports, until)

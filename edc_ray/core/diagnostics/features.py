@@ -1,0 +1,43 @@
+"""How far images are from the real ones of their class, as a network sees them."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edc_ray.core.data import Pixels
+from edc_ray.core.fit import TEST_IMAGES, cached
+
+
+@torch.no_grad()
+def features(
+    model: nn.Module, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES
+) -> Float[Tensor, "n d"]:
+    """What the last linear layer sees; of a network without one, its logits. The model is in eval mode."""
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    seen: list[Tensor] = []
+    handles = [head.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for head in heads[-1:]]
+    try:
+        logits = [model(part) for part in cached(images.split(together))]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat([part.flatten(1) for part in (seen or logits)])
+
+
+def class_distances(
+    ours: Float[Tensor, "m d"],
+    labels: Int[Tensor, " m"],
+    real: Float[Tensor, "n d"],
+    real_labels: Int[Tensor, " n"],
+) -> Float[Tensor, " m"]:
+    """Squared distance of each image to the mean of its class, over that of the class's real images.
+
+    1: as far as a real image is on average.
+    """
+    found = torch.empty(len(ours), dtype=torch.float64, device=ours.device)
+    for label in labels.unique():
+        members = real[real_labels == label].double()
+        centre = members.mean(0)
+        usual = (members - centre).square().sum(1).mean()
+        found[labels == label] = (ours[labels == label].double() - centre).square().sum(1) / usual
+    return found

@@ -1,0 +1,45 @@
+"""Sharpness: the Frobenius norm of a Hessian that is never written down (paper Fig. 2b, 2c)."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Loss = Callable[[list[Tensor]], Tensor]
+
+
+def probes(like: Sequence[Tensor], count: int, rng: torch.Generator) -> Iterator[list[Tensor]]:
+    """Random signs, shaped as the tensors: E[v v^T] = I, with the least variance that a v can have here."""
+    for _ in range(count):
+        yield [(torch.randint(2, x.shape, generator=rng) * 2 - 1).to(x) for x in like]
+
+
+def squared_products(
+    loss: Loss, at: Sequence[Tensor], vectors: Iterable[Sequence[Tensor]]
+) -> Float[Tensor, " k"]:
+    """||H v||^2 for each vector, H the Hessian of the loss in all of `at` together.
+
+    Exact, by differentiating twice: one gradient, then one more backward for each vector.
+    """
+    leaves = [x.detach().clone().requires_grad_(True) for x in at]
+    slopes = torch.autograd.grad(loss(leaves), leaves, create_graph=True)
+    found = []
+    for vector in vectors:
+        products = torch.autograd.grad(
+            slopes, leaves, grad_outputs=list(vector), retain_graph=True, materialize_grads=True
+        )
+        found.append(torch.stack([product.square().sum() for product in products]).sum())
+    return torch.stack(found)
+
+
+def frobenius(squares: Float[Tensor, " k"]) -> tuple[float, float]:
+    """(||H||_F, its standard error) from ||H v||^2 of k random vectors, as E||H v||^2 = ||H||_F^2.
+
+    Hutchinson's estimate for H^T H; the error of the root by the delta method. One vector has no error: NaN.
+    """
+    values = squares.double()
+    norm = math.sqrt(float(values.mean()))
+    spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return norm, spread / (2 * norm) if norm else 0.0
