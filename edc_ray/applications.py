@@ -90,7 +90,8 @@ def facts(study: Study, store: Store) -> dict[str, Any]:
     if study.name == "continual" and base.evaluate.loss != "hard":
         notes.append(f"{KNOWING}; --set evaluate.loss=hard has none")
     return {
-        "application": study.name, "set": study.given.name, "ipc": base.init.ipc,
+        "application": study.name, "set": study.given.name, "recover": study.given.recover.key,
+        "ipc": base.init.ipc,
         "network": trained.get(study.name, base.evaluate.student), "split": split, "judged": judged,
         "seeds": list(study.seeds),
         "arms": list(study.arms), "axes": list(row.axes), "apply": config.hashed(base.apply),

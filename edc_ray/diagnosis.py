@@ -235,7 +235,7 @@ def write(given: Given, what: str, found: Sequence[Look], store: Store) -> list[
     stem = f"diagnoses/{what}-{config.digest(keys)}"
     every = [(look, rows(look, store)) for look in found]
     told = {
-        "set": given.name, "what": what, "notes": list(given.notes),
+        "set": given.name, "recover": given.recover.key, "what": what, "notes": list(given.notes),
         "looks": [
             {
                 "title": look.title, "each": look.each, "notes": list(look.notes),

@@ -8,6 +8,7 @@ from edc_ray.claim import Claim, interval
 from edc_ray.config import Experiment
 from edc_ray.presets import protocols
 from edc_ray.report import judged, search, stages
+from edc_ray.report.figures import figures
 from edc_ray.report.images import images_png
 from edc_ray.report.remarks import remarks
 from edc_ray.report.section import Section
@@ -128,6 +129,7 @@ SECTIONS: dict[str, Callable[[Trials], Section]] = {
     "Interactions": search.interactions,
     "Along the training": search.curves,
     "What accuracy costs": search.pareto,
+    "Diagnostics and applications": figures,
     "Timeline": stages.timeline,
     "Environment": stages.environment,
 }
