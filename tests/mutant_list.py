@@ -367,8 +367,8 @@ MUTANTS: list[Mutant] = [
         "tests/test_pipeline.py::test_a_field_changes_the_keys_of_its_readers_and_their_descendants_only",
     ),
     Mutant(
-        "keys do not hold the views of students with hard labels", PIPELINE + "stages.py",
-        "views = _VIEWS if _hard(experiment) else ()", "views: tuple[str, ...] = ()",
+        "keys do not hold the views of students with hard labels", PIPELINE + "judge.py",
+        "views = _VIEWS if hard(experiment) else ()", "views: tuple[str, ...] = ()",
         "tests/test_pipeline.py::test_names_hold_only_what_the_experiment_uses",
     ),
     Mutant(
