@@ -20,6 +20,7 @@ from edc_ray.core import models
 from edc_ray.core.applications import continual, nas, robustness, slimming
 from edc_ray.report.applications import ranks
 from tests import tiny
+from tests.test_pipeline import spied
 
 RUNTIME = Runtime(labels="inline", device="cpu")
 NORMAL = {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.5, 0.2)}
@@ -450,6 +451,34 @@ def test_an_interrupted_unit_goes_on_to_the_same_numbers(
     running.close()
     assert other.artifact(task.stage, task.key).load_checkpoint(unit) is not None
     assert rows(other, experiment) == want
+
+
+COPIED = {"squeeze.observers", "squeeze.weights", "squeeze.checkpoint_epoch", "squeeze.epochs"}  # not used
+USES: list[tuple[str, dict[str, Any]]] = [
+    ("robustness", {}), ("robustness", {"apply__images": "all"}), ("robustness", {"evaluate__loss": "hard"}),
+    ("nas", {}), ("nas", {"apply__images": "all"}),
+    ("continual", {}), ("continual", {"apply__memory": "herding"}),
+    ("continual", {"evaluate__loss": "hard"}), ("slimming", {"apply__epochs": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "changes"), USES)
+def test_no_field_is_read_that_is_in_no_key(name: str, changes: dict[str, Any], store: Store) -> None:
+    """Else two different results would have one name."""
+    experiment = chosen(name, **{"evaluate__epochs": 1, **changes})
+    rows(store, experiment)
+    for task in pipeline.tasks(experiment, "apply"):
+        if task.stage not in pipeline.ENDS:
+            continue
+        seen: set[str] = set()
+        watched = replace(task, experiment=spied(experiment, seen))
+        list(pipeline.Worker(store, RUNTIME).run(watched, pipeline.units(task, RUNTIME)[0]))
+        above = {task.stage, *dict(task.inputs)}
+        declared = {path for stage in above for path in pipeline.ROWS[stage].reads(experiment)}
+        strange = {p for p in seen if not any(p == d or p.startswith(d + ".") for d in declared)}
+        allowed = {"precision", "dataset.path", *(COPIED if "squeeze" not in above else ())}
+        assert strange <= allowed, f"{task.stage} reads {strange}"
 
 
 # --- the command --------------------------------------------------------------------------------------------

@@ -125,6 +125,8 @@ def _in_experiment(path: str, f: Field) -> list[str]:
         told.append(_row("searched", f"{json.dumps(wanted)}, that is {{}} in `search`"))
     told.append(_row("makes anew", _stages(path, f)))
     told.append(_row("section", f"{section or 'experiment'}: {_of_section(section)}"))
+    if section in pipeline.ENDS:  # the presets have our defaults, not the paper's values
+        return told
     return [*told, *(_row(f"EDC {version}", _source(path, version)) for version in ("paper", "official"))]
 
 

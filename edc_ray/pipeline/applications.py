@@ -18,7 +18,7 @@ from edc_ray.core import fit, models, relabel, train
 from edc_ray.core.applications import continual, nas, robustness, slimming
 from edc_ray.core.random import seed_of
 from edc_ray.core.squeeze import fit_observer
-from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, hard, label, pages, student_of
+from edc_ray.pipeline.judge import evaluate_inputs, evaluate_reads, hard, label, pages, student_of, unlabelled
 from edc_ray.pipeline.types import Job, Names, Output, Run, Step, Task, finite, unit_of
 
 if TYPE_CHECKING:
@@ -211,8 +211,9 @@ def _student_of_memory(job: Job, images: Tensor, labels: Tensor, classes: int) -
 def _memory_pages(job: Job, student: train.Student, seen: Tensor) -> Iterator[relabel.Page]:
     """Labels of the classes seen alone; the observers know the others too."""
     steps = relabel.page_steps(job.experiment.relabel)
+    make = unlabelled if hard(job.experiment) else label
     for page in range(student.step // steps, math.ceil(student.total / steps)):
-        made = label(job, student.images, page)
+        made = make(job, student.images, page)
         yield replace(made, logits=tuple(logits[:, seen] for logits in made.logits))
 
 

@@ -53,17 +53,21 @@ def student_of(job: Job, model: nn.Module | None = None) -> train.Student:
 
 
 def label(job: Job, images: Tensor, page: int) -> relabel.Page:
-    """A page of views of these images, labelled by the observers; without labels where students read none."""
+    """A page of views of these images, labelled by the observers."""
     exp, real, (seed,) = job.experiment, job.inputs.real(job.task), job.experiment.evaluate.seeds
-    if hard(exp):
-        drawn = relabel.page_views(exp.relabel, len(images), images.shape[-1], seed, page)
-        return relabel.Page(page * relabel.page_steps(exp.relabel), drawn, ())
     observers = job.inputs.observers(job.task)
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
     together = job.inputs.runtime.forward_images
     made = relabel.label_page(exp.relabel, chosen, images, (real.mean, real.std), seed, page, together)
     job.work["label_views"] += sum(len(view.ids) for view in made.views)
     return made
+
+
+def unlabelled(job: Job, images: Tensor, page: int) -> relabel.Page:
+    """The same views, of a student with hard labels."""
+    cfg, (seed,) = job.experiment.relabel, job.experiment.evaluate.seeds
+    drawn = relabel.page_views(cfg, len(images), images.shape[-1], seed, page)
+    return relabel.Page(page * relabel.page_steps(cfg), drawn, ())
 
 
 def run_evaluate(job: Job) -> Iterator[Step | Output]:
@@ -125,7 +129,7 @@ def pages(job: Job, step: int, stop: int) -> Iterator[relabel.Page]:
     numbers = range(step // steps, math.ceil(stop / steps))
     images = job.inputs.start_images(job.task)[0]
     if "relabel" not in dict(job.task.inputs):
-        yield from (label(job, images, page) for page in numbers)
+        yield from (unlabelled(job, images, page) for page in numbers)
         return
     tables = job.inputs.label_tables(job.task, [f"page-{page:05d}" for page in numbers])
     for page, stored in zip(numbers, tables, strict=True):
