@@ -39,7 +39,7 @@ def evaluate_inputs(experiment: Experiment) -> tuple[str, ...]:
 
 def run_relabel(job: Job) -> Iterator[Step | Output]:
     page = int(job.unit.removeprefix("page-"))
-    yield Output(table=table_of(label(job, job.inputs.start_images(job.task)[0], page)))
+    yield Output(table=table_of(_labelled(job, job.inputs.start_images(job.task)[0], page)))
 
 
 def student_of(job: Job, model: nn.Module | None = None) -> train.Student:
@@ -54,10 +54,15 @@ def student_of(job: Job, model: nn.Module | None = None) -> train.Student:
 
 def label(job: Job, images: Tensor, page: int) -> relabel.Page:
     """A page of views of these images, labelled by the observers; without labels where students read none."""
-    exp, real, (seed,) = job.experiment, job.inputs.real(job.task), job.experiment.evaluate.seeds
+    exp, (seed,) = job.experiment, job.experiment.evaluate.seeds
     if hard(exp):
         drawn = relabel.page_views(exp.relabel, len(images), images.shape[-1], seed, page)
         return relabel.Page(page * relabel.page_steps(exp.relabel), drawn, ())
+    return _labelled(job, images, page)
+
+
+def _labelled(job: Job, images: Tensor, page: int) -> relabel.Page:
+    exp, real, (seed,) = job.experiment, job.inputs.real(job.task), job.experiment.evaluate.seeds
     observers = job.inputs.observers(job.task)
     chosen = [observers[name] for name in exp.relabel.observers or exp.squeeze.observers]
     together = job.inputs.runtime.forward_images
