@@ -25,7 +25,7 @@ from edc_ray import cli, config, pipeline, report, space
 from edc_ray.artifacts import Store
 from edc_ray.claim import Claim, interval, standard_error
 from edc_ray.config import Budget, Confirm, Experiment, Knob, Runtime, Sweep
-from edc_ray.report import files, html, judged, page, search, trials
+from edc_ray.report import figures, files, html, judged, page, search, trials
 from edc_ray.report.section import Section
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -568,6 +568,24 @@ def test_what_cannot_be_shown_costs_only_its_section(
     assert UNSHOWN in made["Classes"].text[0] and "evaluate-" in made["Classes"].text[0]
     assert [title for title in made if UNSHOWN in " ".join(made[title].text)] == ["Classes"]
     assert "the report has no section 'Classes'" in caplog.text
+
+
+def test_what_was_found_about_the_winner_and_only_that_is_shown(confirmed: Claim) -> None:
+    store, winner = confirmed.store, pipeline.tasks(confirmed.experiment(confirmed.best), "recover")[-1].key
+    left = {
+        "diagnoses/ours-1.json": json.dumps({"recover": winner}).encode(),
+        "diagnoses/ours-1.png": b"a picture",
+        "applications/another-2.json": b'{"recover": "0"}',
+        "applications/another-2.png": b"of another set",
+    }
+    for name, data in left.items():
+        store.put(name, data)
+    found = trials.Trials(confirmed, confirmed.facts())
+    made = figures.figures(found)
+    assert made.pictures == {"ours-1": b"a picture"}
+    assert made.text == [f"ours: numbers in {store.path('diagnoses/ours-1.parquet')}"]
+    store.drop(*left)
+    assert figures.figures(found).text == [figures.NONE]
 
 
 @pytest.mark.slow
