@@ -1,7 +1,6 @@
 """What a condensed set is good for: robustness of its students, and other applications, beside baselines."""
 
 import argparse
-from typing import Any
 
 from edc_ray import applications, given, pipeline, session
 from edc_ray.artifacts import Store
@@ -30,12 +29,7 @@ def run(args: argparse.Namespace) -> None:
     with session.mapper(args.ray, store, found.runtime) as mapper:
         for arm, experiments in study.arms.items():
             print(f"{arm.replace('_', ' ')}:", flush=True)
-            teller = Teller(found.runtime)
-
-            def tell(task: pipeline.Task, unit: str, item: Any, teller: Teller = teller) -> None:
-                if item is not None:  # most stages are there already
-                    teller(task, unit, item)
-
+            tell = Teller(found.runtime).new
             for experiment in experiments:
                 pipeline.ensure(experiment, store, found.runtime, mapper, tell, "apply")
     told = applications.facts(study, store)

@@ -43,6 +43,11 @@ class Teller:
         self._told[name] = now
         print(f"{task.stage:<10} {len(done)}/{count} units{inside}, {now - self._began:.1f} s", flush=True)
 
+    def new(self, task: pipeline.Task, unit: str, item: pipeline.Progress | Receipt | None) -> None:
+        """Only what is made: for commands whose stages are mostly there."""
+        if item is not None:
+            self(task, unit, item)
+
 
 def run(args: argparse.Namespace) -> None:
     """The experiment and its baselines; every seed of evaluate.seeds is one student."""

@@ -1,7 +1,6 @@
 """Why a condensed set works or not: sharpness, gradients, initialisation, landscape, beside a baseline."""
 
 import argparse
-from typing import Any
 
 from edc_ray import diagnosis, given, pipeline, session
 from edc_ray.artifacts import Store
@@ -25,12 +24,7 @@ def run(args: argparse.Namespace) -> None:
         for look in looks:
             for arm, experiment, upto in diagnosis.wanted(look):
                 print(f"{look.title}, {arm}:", flush=True)
-                teller = Teller(found.runtime)
-
-                def tell(task: pipeline.Task, unit: str, item: Any, teller: Teller = teller) -> None:
-                    if item is not None:  # most stages are there already
-                        teller(task, unit, item)
-
+                tell = Teller(found.runtime).new
                 pipeline.ensure(experiment, store, found.runtime, made_by, tell, upto)
     for look in looks:
         print("\n".join(["", *diagnosis.table(look, diagnosis.rows(look, store))]))

@@ -1,7 +1,6 @@
 """One condensed set under several protocols and students, beside random real images."""
 
 import argparse
-from typing import Any
 
 from edc_ray import evaluation, given, pipeline, session
 from edc_ray.artifacts import Store
@@ -47,12 +46,7 @@ def run(args: argparse.Namespace) -> None:
     with session.mapper(args.ray, store, found.runtime) as made_by:
         for i, cell in enumerate(cells):
             print(f"{cell.protocol}, {cell.student} ({i + 1} of {len(cells)}):", flush=True)
-            teller = Teller(found.runtime)
-
-            def tell(task: pipeline.Task, unit: str, item: Any, teller: Teller = teller) -> None:
-                if item is not None:  # most stages are there already
-                    teller(task, unit, item)
-
+            tell = Teller(found.runtime).new
             wanted = [(experiment, "evaluate") for _, experiment in cell.experiments()]
             for name, experiments in (evaluation.score_arms(cell) if args.scores else {}).items():
                 upto = "squeeze" if name == "full_hard" else "evaluate"
