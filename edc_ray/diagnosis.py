@@ -2,16 +2,29 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from edc_ray import config, pipeline
 from edc_ray.artifacts import Store, pack_table
-from edc_ray.config import ConfigError, Experiment
+from edc_ray.config import ConfigError, Experiment, Flatness
 from edc_ray.given import Given, to_json
 
 SEEDS = (0, 1, 2)  # students, where the set's recipe has only one
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One series of an arm is nowhere above one of another arm, or above a number.
+
+    at: the place where this is read; "every": at each, the worst of them counts.
+    """
+
+    said: str
+    left: tuple[str, str]  # arm, series
+    right: tuple[str, str] | float
+    at: Literal["first", "last", "every"] = "last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,7 @@ class Look:
     arms: Mapping[str, tuple[Experiment, ...]]
     judged: bool = False
     notes: tuple[str, ...] = ()
+    statements: tuple[Statement, ...] = ()
 
     @property
     def what(self) -> str:
@@ -126,11 +140,79 @@ def _initialisation(name: str, base: Experiment) -> Iterator[Look]:
     yield Look("real start against noise", "iteration", "group", _arms(base, "initialisation", changes), True)
 
 
+def _theorems(name: str, base: Experiment) -> Iterator[Look]:
+    """What the paper proves of real starts, of class-aware matching and of averaged images, in numbers."""
+    _moved(name, base)
+    start = base.init.kind if base.init.kind != "noise" else "real"
+    yield Look(
+        "a real start is nearer to the data than noise", "iteration", "group",
+        _arms(base, "transport", {kind: {"init.kind": kind} for kind in ("noise", start)}),
+        notes=(
+            "method.md has none of the paper's theorems: these are checks of what they are about, not of "
+            "their terms",
+            "assumed: nearness is the squared 2-Wasserstein distance to random real training images of the "
+            "class, over their own variance; the start is drawn from the same images",
+        ),
+        statements=tuple(
+            Statement(f"nearer than noise in {where}", (start, where), ("noise", where), "first")
+            for where in ("pixels", "features")
+        ),
+    )  # fmt: skip
+    if base.recover.matching.weight > 0:
+        yield _class_variance(base)
+    yield _smoothing(base)
+
+
+def _class_variance(base: Experiment) -> Look:
+    weights, ratio = sorted({0.0, base.recover.matching.class_weight, 1.0}), "of that of real images"
+    changes = {
+        f"class weight {weight:.3g}": {"recover.matching.class_weight": weight, "init.kind": "noise"}
+        for weight in weights
+    }
+    without, *_, aware = changes
+    return Look(
+        "class-aware matching leaves no more variance than it should", "iteration", "group",
+        _arms(base, "class_variance", changes),
+        notes=(
+            "assumed: what it should is the variance, over all pixels, that real images of the class have at "
+            "the matched layers; from noise, as a real start has it before the first step",
+        ),
+        statements=(
+            Statement("no more than with global matching alone", (aware, ratio), (without, ratio)),
+            Statement("no more than real images of the class have", (aware, ratio), 1.0),
+        ),
+    )  # fmt: skip
+
+
+def _smoothing(base: Experiment) -> Look:
+    flat = base.recover.flatness
+    kind = flat.kind if flat.kind in ("logits", "statistics") else "logits"
+    weight = flat.weight or Flatness().weight
+    without, smooth = (f"flatness {kind}, weight {value:.3g}" for value in (0, weight))
+    gap, bound = "images to averaged images", "its bound"
+    changes = {
+        arm: {"recover.flatness.kind": kind, "recover.flatness.weight": w}
+        for arm, w in ((without, 0.0), (smooth, weight))
+    }
+    return Look(
+        "averaged images bound the loss gap", "iteration", "group", _arms(base, "smoothing", changes),
+        notes=(
+            "assumed: the loss is matching and cross-entropy without crops, and quadratic: then the gap "
+            "is at most |g d| + ||H||_F |d|^2 / 2, d the step to the averaged images, H as Hutchinson has it",
+        ),
+        statements=(
+            *(Statement(f"within its bound, {arm}", (arm, gap), (arm, bound), "every") for arm in changes),
+            Statement("no larger with flatness than without", (smooth, gap), (without, gap)),
+        ),
+    )  # fmt: skip
+
+
 LOOKS: dict[str, Callable[[str, Experiment], Iterator[Look]]] = {
     "sharpness": _sharpness,
     "gradients": _gradients,
     "initialisation": _initialisation,
     "landscape": _landscape,
+    "theorems": _theorems,
 }
 
 
@@ -199,6 +281,26 @@ def lines(found: Sequence[Mapping[str, Any]]) -> list[Line]:
     return made
 
 
+def seen(look: Look, its: Sequence[Line]) -> list[str]:
+    """What these lines say of its statements: left - right, mean and 95 % interval over the repetitions."""
+    from edc_ray.claim import interval
+
+    along = dict[tuple[str, str], list[tuple[float, ...]]]()
+    for line in sorted(its, key=lambda line: line.x or 0.0):
+        along.setdefault((line.arm, line.series), []).append(line.values)
+    told = []
+    for said in look.statements:
+        left = along[said.left]
+        right = along[said.right] if isinstance(said.right, tuple) else [(said.right,) * len(v) for v in left]
+        apart = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(left, right, strict=True)]
+        wanted = {"first": slice(1), "last": slice(-1, None), "every": slice(None)}[said.at]
+        one = interval([max(column) for column in zip(*apart[wanted], strict=True)])
+        low, high = one.mean - one.half, one.mean + one.half
+        verdict = "seen" if high <= 0 else "the contrary was seen" if low > 0 else "not resolved"
+        told.append(f"{verdict}: {said.said} ({one.mean:.3g} +- {one.half:.2g}, n = {one.n})")
+    return told
+
+
 def table(look: Look, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each place: the arms with intervals, and the last arm minus the first, paired."""
     from edc_ray.claim import interval
@@ -207,8 +309,8 @@ def table(look: Look, found: Sequence[Mapping[str, Any]]) -> list[str]:
         one = interval(values)
         return f"{one.mean:.4g}" + (f" +- {one.half:.2g}" if one.n > 1 else "")
 
-    arms, by_place = list(look.arms), dict[tuple[Any, ...], dict[str, Line]]()
-    for line in lines(found):
+    arms, by_place, its = list(look.arms), dict[tuple[Any, ...], dict[str, Line]](), lines(found)
+    for line in its:
         if look.what != "landscape" or line.y == 0:  # of the plane only the line
             by_place.setdefault((line.quantity, line.series, line.x), {})[line.arm] = line
     n = len(next(iter(by_place.values()))[arms[0]].values)
@@ -223,7 +325,7 @@ def table(look: Look, found: Sequence[Mapping[str, Any]]) -> list[str]:
         at = "" if x is None else f"{x:.4g}"
         error = max(of[arm].error for arm in arms)
         told.append(f"{f'{quantity}, {series}':<48}{at:>12}{cells}  {said(apart)}; {error:.2g}")
-    return told
+    return told + seen(look, its)
 
 
 def write(given: Given, what: str, found: Sequence[Look], store: Store) -> list[str]:
@@ -239,9 +341,10 @@ def write(given: Given, what: str, found: Sequence[Look], store: Store) -> list[
         "looks": [
             {
                 "title": look.title, "each": look.each, "notes": list(look.notes),
+                "seen": seen(look, lines(its)),
                 "arms": {arm: [config.dump(e) for e in own] for arm, own in look.arms.items()},
             }
-            for look in found
+            for look, its in every
         ],
     }  # fmt: skip
     parts = {

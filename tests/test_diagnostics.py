@@ -1,8 +1,9 @@
 """Diagnostics: each estimate against a slow obvious one, and the command end to end."""
 
+import itertools
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,8 @@ from torch.nn import functional
 from edc_ray import cli, config, diagnosis, pipeline
 from edc_ray.artifacts import Receipt, Store
 from edc_ray.config import Diagnose, Experiment, Runtime
-from edc_ray.core.diagnostics import features, gradients, hessian, landscape
+from edc_ray.core import stats
+from edc_ray.core.diagnostics import features, gradients, hessian, landscape, variance
 from edc_ray.core.random import generator
 from edc_ray.pipeline import worker
 from edc_ray.pipeline.diagnose import DIAGNOSTICS, points
@@ -102,6 +104,18 @@ def test_of_a_quadratic_by_hand() -> None:
     assert squares.tolist() == [10, 10, 10] and hessian.frobenius(squares) == (math.sqrt(10), 0)
 
 
+def test_the_gap_of_a_quadratic_loss_is_within_its_bound_and_reaches_it() -> None:
+    """L = 3 x^2 / 2 + y: from (1, 0) by (2, 1) it grows by 13, of which the slope has 3 * 2 + 1 = 7."""
+
+    def loss(at: list[Tensor]) -> Tensor:
+        return 1.5 * at[0].square().sum() + at[1].sum()
+
+    at, other = [torch.tensor([1.0]), torch.tensor([0.0])], [torch.tensor([3.0]), torch.tensor([1.0])]
+    assert hessian.second_order(loss, at, other, norm=3.0) == (13, 7 + 3 * (4 + 1) / 2)
+    along_x = [other[0], at[1]]
+    assert hessian.second_order(loss, at, along_x, norm=3.0) == (12, 12)
+
+
 # --- gradients ----------------------------------------------------------------------------------------------
 
 
@@ -148,6 +162,33 @@ def test_distances_to_the_class_by_hand() -> None:
         torch.tensor([0, 0, 1, 1]),
     )
     assert found.tolist() == [0, 4, 0, 4]
+
+
+def test_the_cheapest_way_to_move_is_that_of_all_ways() -> None:
+    rng = generator("test transport")
+    ours, real = torch.randn(2, 3, generator=rng), torch.randn(6, 3, generator=rng)
+    halves = list(itertools.combinations(range(6), 3))
+    ways = [
+        sum((ours[int(i not in half)] - real[i]).double().square().sum() for i in range(6)) / 6
+        for half in halves
+    ]
+    assert features.transport(ours, real) == pytest.approx(float(min(ways)), rel=1e-5)
+    with pytest.raises(ValueError, match="5 real points are no multiple of 2"):
+        features.transport(ours, real[:5])
+
+
+def test_variance_inside_a_class_by_hand() -> None:
+    """Two channels; class 0 varies by 1 and 4 where real images do by 4 and 1; class 1 not at all."""
+
+    def moments(*classes: list[list[float]]) -> dict[str, stats.Moments]:
+        z = torch.tensor([image for images in classes for image in images]).float()[:, :, None, None]
+        labels = torch.tensor([label for label, images in enumerate(classes) for _ in images])
+        return {"layer": stats.class_moments(z, labels, 2, None)}
+
+    ours = moments([[0, 0], [2, 4]], [[5, 5], [5, 5]])
+    real = moments([[0, 7], [4, 9]], [[0, 0], [2, 2]])
+    ratio, share = variance.class_variance(ours, real, ["layer"], torch.tensor([0, 1]))
+    assert ratio.tolist() == [[1, 0]] and share.tolist() == [[0.5, 0]]
 
 
 def test_a_direction_is_as_long_as_the_weights_filter_by_filter() -> None:
@@ -217,6 +258,29 @@ def test_a_look_is_of_the_stage_that_it_does_anew() -> None:
         assert key(experiment(**synthesis)) != key(experiment(**synthesis, **{path: value}))
     assert key(experiment(**synthesis)) == key(experiment(**synthesis, **{"evaluate.zeta": 3.0}))
     assert key(experiment(**student)) != key(experiment(**student, **{"evaluate.zeta": 3.0}))
+
+
+def line(arm: str, x: float, *values: float) -> diagnosis.Line:
+    return diagnosis.Line("gap", "s", arm, x, 0.0, values, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("right", "at", "said"),
+    [
+        (("b", "s"), "first", "seen: it (-1 +- 0, n = 3)"),
+        (("b", "s"), "last", "the contrary was seen: it (2 +- 0, n = 3)"),
+        (("b", "s"), "every", "the contrary was seen: it (2 +- 0, n = 3)"),
+        (2.5, "last", "not resolved: it (0.5 +- 2.5, n = 3)"),
+    ],
+)
+def test_a_statement_is_seen_where_its_interval_says_so(
+    right: tuple[str, str] | float, at: Literal["first", "last", "every"], said: str
+) -> None:
+    its = [line("a", 9, 2, 3, 4), line("b", 9, 0, 1, 2), line("a", 0, 0, 1, 2), line("b", 0, 1, 2, 3)]
+    look = diagnosis.Look(
+        "t", "x", "group", {}, statements=(diagnosis.Statement("it", ("a", "s"), right, at),)
+    )
+    assert diagnosis.seen(look, its) == [said]
 
 
 def test_points_are_even_and_end_at_the_end() -> None:
@@ -318,6 +382,20 @@ def check_landscape(found: list[dict[str, Any]]) -> None:
     for seed in (0, 1):
         plane = {(row["x"], row["y"]): row["value"] for row in own if row["repeat"] == seed}
         assert len(plane) == 9 and plane[0, 0] < max(plane.values())
+
+
+def check_theorems(found: list[dict[str, Any]]) -> None:
+    """Real images start nearer; no gap and no bound where the average is the images themselves."""
+    start = {
+        (row["arm"], row["series"]): row["value"] for row in found if row["x"] == 0 and row["repeat"] == 1
+    }
+    for where in ("pixels", "features"):
+        assert 0 < start["real", where] < start["noise", where]
+    gaps = [row for row in found if row["quantity"] == "loss gap"]
+    assert len({row["arm"] for row in gaps}) == 2
+    assert all((row["value"] == 0) == (row["x"] == 0) for row in gaps)
+    arms = {row["arm"] for row in found if row["quantity"] == "class variance"}
+    assert arms == {f"class weight {weight}" for weight in (0, 0.5, 1)}
 
 
 CHECKS = {name.removeprefix("check_"): f for name, f in globals().items() if name.startswith("check_")}

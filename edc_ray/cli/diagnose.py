@@ -1,4 +1,4 @@
-"""Why a condensed set works or not: sharpness, gradients, initialisation, landscape, beside a baseline."""
+"""Why a condensed set works or not: sharpness, gradients, starts, slices, theorems; beside a baseline."""
 
 import argparse
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from edc_ray.config.fields import config, knob
 
-_SYNTHESIS = ("synthesis_sharpness", "initialisation")
-_SHARPNESS = ("synthesis_sharpness", "student_sharpness")
+_SYNTHESIS = ("synthesis_sharpness", "initialisation", "transport", "class_variance", "smoothing")
+_SHARPNESS = ("synthesis_sharpness", "student_sharpness", "smoothing")
 
 
 @config
@@ -13,7 +13,8 @@ class Diagnose:
     """A look at how a set is made and what students learn from it; only the stage `diagnose` reads it."""
 
     what: Literal[
-        "synthesis_sharpness", "student_sharpness", "gradients", "initialisation", "landscape"
+        "synthesis_sharpness", "student_sharpness", "gradients", "initialisation", "landscape",
+        "transport", "class_variance", "smoothing",
     ] = knob("synthesis_sharpness", "row of pipeline.diagnose.DIAGNOSTICS")  # fmt: skip
     seed: int = knob(0, "drives random vectors, batches and directions", low=0)
     groups: int = knob(5, "groups of the synthesis, the first ones", low=1, when={"what": _SYNTHESIS})
@@ -25,8 +26,10 @@ class Diagnose:
         10, "random vectors of an estimate of a Hessian's norm", low=2, when={"what": _SHARPNESS}
     )
     images: int = knob(
-        128, "real training images, and views of the condensed ones, that a student's loss is read on", low=1,
-        when={"what": ("student_sharpness", "landscape")},
+        128,
+        "real training images, and views of the condensed ones, that a student's loss is read on; or real "
+        "ones of each class, that the set is compared with", low=1,
+        when={"what": ("student_sharpness", "landscape", "transport")},
     )  # fmt: skip
     batch_sizes: tuple[int, ...] = knob(
         (16, 32, 64, 128, 256, 512, 1024), "images in a random batch; where the set has fewer, all of it",

@@ -12,16 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from edc_ray.core import matching, recover, train
-from edc_ray.core.diagnostics import features, gradients, hessian, landscape
+from edc_ray.core import matching, recover, stats, train
+from edc_ray.core.diagnostics import features, gradients, hessian, landscape, variance
 from edc_ray.core.losses import student_loss
 from edc_ray.core.random import generator
 from edc_ray.pipeline.condense import problem_of
 from edc_ray.pipeline.judge import pages, student_of
+from edc_ray.pipeline.observe import moments_of
 from edc_ray.pipeline.types import Job, Output, Run, Step, Task, Tensors
 
 # quantity: what the value is, in the words of a figure's axis. series: of what. x, y: where. error: standard
@@ -32,6 +33,7 @@ COLUMNS = {
 }  # fmt: skip
 Row = tuple[str, str, float, float, float, float]
 NORM, LOSS, COSINE, APART = "Hessian norm", "loss", "cosine", "feature distance"
+MOVED, VARIES, GAP = "distance to the class", "class variance", "loss gap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ class _Rows:
 
 # --- along the synthesis ------------------------------------------------------------------------------------
 
-Measure = Callable[[Job, recover.Problem, recover.State, _Rows], None]
+Look = Callable[[recover.State, _Rows], None]
+Prepare = Callable[[Job, recover.Problem], Look]
 
 
-def _synthesis(measure: Measure, job: Job) -> Iterator[Step | Output]:
+def _synthesis(prepare: Prepare, job: Job) -> Iterator[Step | Output]:
     """The iterations of one group, as `recover` makes them, with a look before the first and at each point.
 
     The group is alone: where the running statistics are not reset (B6), it does not take them over.
@@ -94,13 +97,13 @@ def _synthesis(measure: Measure, job: Job) -> Iterator[Step | Output]:
     group = groups[int(job.unit.removeprefix("group-"))]
     problem = problem_of(job, [group])
     start = job.inputs.all("init", job.task)["images"][group.images.start : group.images.stop]
-    state = recover.begin(problem, start, job.saved)
+    state, look = recover.begin(problem, start, job.saved), prepare(job, problem)
     if job.saved is None:
-        measure(job, problem, state, rows)
+        look(state, rows)
     wanted = points(exp.recover.iterations, exp.diagnose.points)
     for _ in recover.synthesize(problem, state):
         if state.iteration in wanted:
-            measure(job, problem, state, rows)
+            look(state, rows)
         yield Step(state.iteration, exp.recover.iterations, lambda: state.pack() | rows.pack())
     yield rows.output()
 
@@ -124,33 +127,115 @@ def _objective(problem: recover.Problem, images: Tensor) -> Tensor:
     return entropy + problem.cfg.matching.weight * matched
 
 
-def _image_sharpness(job: Job, problem: recover.Problem, state: recover.State, rows: _Rows) -> None:
-    """Of the Hessian in the normalised pixels of the group; the same vectors each time."""
+def _probed(job: Job, loss: hessian.Loss, images: Tensor) -> tuple[float, float]:
+    """Of the Hessian in the normalised pixels of the group, (norm, error); the same vectors each time."""
     cfg = job.experiment.diagnose
-    for series, loss in (
-        ("matching loss", lambda at: _losses(problem, at[0])[0]),
-        ("matching and cross-entropy", lambda at: _objective(problem, at[0])),
-    ):
-        rng = generator("diagnose", cfg.seed, job.unit)
-        vectors = hessian.probes([state.images], cfg.probes, rng)
-        squares = hessian.squared_products(loss, [state.images], vectors)
-        rows.add(NORM, series, *hessian.frobenius(squares), x=state.iteration)
+    vectors = hessian.probes([images], cfg.probes, generator("diagnose", cfg.seed, job.unit))
+    return hessian.frobenius(hessian.squared_products(loss, [images], vectors))
 
 
-@torch.no_grad()
-def _progress(job: Job, problem: recover.Problem, state: recover.State, rows: _Rows) -> None:
+def _image_sharpness(job: Job, problem: recover.Problem) -> Look:
+    def look(state: recover.State, rows: _Rows) -> None:
+        for series, loss in (
+            ("matching loss", lambda at: _losses(problem, at[0])[0]),
+            ("matching and cross-entropy", lambda at: _objective(problem, at[0])),
+        ):
+            rows.add(NORM, series, *_probed(job, loss, state.images), x=state.iteration)
+
+    return look
+
+
+def _progress(job: Job, problem: recover.Problem) -> Look:
     """The losses, and how far the images are from their classes in the features of each observer."""
     real, together = job.inputs.real(job.task), job.inputs.runtime.forward_images
-    matched, entropy = _losses(problem, state.images)
-    rows.add(LOSS, "matching loss", matched, x=state.iteration)
-    rows.add(LOSS, "cross-entropy", entropy, x=state.iteration)
-    apart = []
-    for model in problem.observers:
-        seen = features.features(model, real.fit, together)
-        ours = features.features(model, state.images.detach(), together)
-        found = features.class_distances(ours, problem.labels.flatten(), seen, real.fit_labels)
-        apart.append(found.mean())
-    rows.add(APART, "to the class", torch.stack(apart).mean(), x=state.iteration)
+    labels = problem.labels.flatten()
+    members = torch.isin(real.fit_labels, labels)
+    near, near_labels = real.fit.subset(members.nonzero()[:, 0].cpu()), real.fit_labels[members]
+    seen = [features.features(model, near, together) for model in problem.observers]
+
+    @torch.no_grad()
+    def look(state: recover.State, rows: _Rows) -> None:
+        matched, entropy = _losses(problem, state.images)
+        rows.add(LOSS, "matching loss", matched, x=state.iteration)
+        rows.add(LOSS, "cross-entropy", entropy, x=state.iteration)
+        apart = []
+        for model, theirs in zip(problem.observers, seen, strict=True):
+            ours = features.features(model, state.images.detach(), together)
+            apart.append(features.class_distances(ours, labels, theirs, near_labels).mean())
+        rows.add(APART, "to the class", torch.stack(apart).mean(), x=state.iteration)
+
+    return look
+
+
+def _transport(job: Job, problem: recover.Problem) -> Look:
+    """From the images of a class to random real ones: in pixels, and in the features of each observer; 1 =
+    the mean squared distance of these real images to their mean.
+    """
+    real, together, cfg = (
+        job.inputs.real(job.task),
+        job.inputs.runtime.forward_images,
+        job.experiment.diagnose,
+    )
+    labels, nets = problem.labels.flatten(), [nn.Identity(), *problem.observers]
+    theirs = dict[int, list[Tensor]]()
+    for label, ours in zip(*(part.tolist() for part in labels.unique(return_counts=True)), strict=True):
+        ids = (real.fit_labels == label).nonzero()[:, 0].cpu()
+        drawn = ids[torch.randperm(len(ids), generator=generator("diagnose", cfg.seed, label))]
+        most = max(min(cfg.images, len(ids)), ours) // ours * ours  # as many for each of ours
+        theirs[label] = [features.features(net, real.fit.subset(drawn[:most]), together) for net in nets]
+
+    def look(state: recover.State, rows: _Rows) -> None:
+        found = []
+        for net, column in zip(nets, zip(*theirs.values(), strict=True), strict=True):
+            ours = features.features(net, state.images.detach(), together)
+            ratios = [
+                features.transport(ours[labels == label], seen) / float(seen.var(0, correction=0).sum())
+                for label, seen in zip(theirs, column, strict=True)
+            ]
+            found.append(sum(ratios) / len(ratios))
+        rows.add(MOVED, "pixels", found[0], x=state.iteration)
+        rows.add(MOVED, "features", sum(found[1:]) / len(found[1:]), x=state.iteration)
+
+    return look
+
+
+def _class_variance(job: Job, problem: recover.Problem) -> Look:
+    """Of the inputs of the matched layers, the mean over classes, layers and observers."""
+    every, names = moments_of(job.inputs.all("statistics", job.task)), job.experiment.recover.observers
+    named = names or tuple(job.inputs.observers(job.task))
+    labels = problem.labels.flatten()
+
+    def look(state: recover.State, rows: _Rows) -> None:
+        found = []
+        for name, model, goal in zip(named, problem.observers, problem.targets, strict=True):
+            layers = [layer.name for layer in goal.layout.layers]
+            if not layers:
+                continue
+            real = {layer: every[f"{name}/{layer}"] for layer in layers}
+            images = state.images.detach()
+            ours = stats.observe(model, images, labels, job.task.classes, problem.patch)
+            pair = variance.class_variance(ours, real, layers, labels.unique())
+            found.append(torch.stack([each.mean() for each in pair]))
+        ratio, share = torch.stack(found).mean(0)
+        rows.add(VARIES, "of that of real images", ratio, x=state.iteration)
+        rows.add(VARIES, "channels with more than real images", share, x=state.iteration)
+
+    return look
+
+
+def _smoothing(job: Job, problem: recover.Problem) -> Look:
+    """Between the images and their average over the iterations, with what bounds it."""
+
+    def loss(at: list[Tensor]) -> Tensor:
+        return _objective(problem, at[0])
+
+    def look(state: recover.State, rows: _Rows) -> None:
+        norm, _ = _probed(job, loss, state.images)
+        gap, bound = hessian.second_order(loss, [state.images], [state.averaged], norm)
+        rows.add(GAP, "images to averaged images", gap, x=state.iteration)
+        rows.add(GAP, "its bound", bound, x=state.iteration)
+
+    return look
 
 
 # --- along the training of a student ------------------------------------------------------------------------
@@ -297,4 +382,7 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "gradients": Diagnostic("evaluate", _student, _gradients),
     "initialisation": Diagnostic("recover", _groups, partial(_synthesis, _progress)),
     "landscape": Diagnostic("evaluate", _student, _landscape),
+    "transport": Diagnostic("recover", _groups, partial(_synthesis, _transport)),
+    "class_variance": Diagnostic("recover", _groups, partial(_synthesis, _class_variance)),
+    "smoothing": Diagnostic("recover", _groups, partial(_synthesis, _smoothing)),
 }

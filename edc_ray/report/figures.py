@@ -18,7 +18,9 @@ def figures(trials: Trials) -> Section:
     for folder in FOLDERS:
         for stem in sorted(each.base_name[:-5] for each in store.listed(folder) if each.extension == "json"):
             told, picture = (store.get(f"{folder}/{stem}.{ending}") for ending in ("json", "png"))
-            if told and picture and json.loads(told)["recover"] == winner:
+            facts = json.loads(told or b"{}")
+            if picture and facts.get("recover") == winner:
                 text.append(f"{stem.rpartition('-')[0]}: numbers in {store.path(folder, f'{stem}.parquet')}")
+                text += [line for look in facts.get("looks", []) for line in look.get("seen", [])]
                 pictures[stem] = picture
     return Section("Diagnostics and applications", text or [NONE], pictures=pictures)

@@ -43,3 +43,22 @@ def frobenius(squares: Float[Tensor, " k"]) -> tuple[float, float]:
     norm = math.sqrt(float(values.mean()))
     spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return norm, spread / (2 * norm) if norm else 0.0
+
+
+def second_order(
+    loss: Loss, at: Sequence[Tensor], other: Sequence[Tensor], norm: float
+) -> tuple[float, float]:
+    """(|L(other) - L(at)|, its bound |g d| + norm |d|^2 / 2) with d = other - at and g the slope at `at`.
+
+    norm: ||H||_F at `at`, which no curvature along d exceeds. Terms of third order are left out, so the gap
+    of a loss that is not quadratic may exceed the bound.
+    """
+    leaves = [x.detach().clone().requires_grad_(True) for x in at]
+    steps = [b.detach() - a.detach() for a, b in zip(at, other, strict=True)]
+    here = loss(leaves)
+    slopes = torch.autograd.grad(here, leaves, materialize_grads=True)
+    with torch.no_grad():
+        gap = abs(float(loss(list(other)) - here))
+    along = sum(float((g * d).sum()) for g, d in zip(slopes, steps, strict=True))
+    far = sum(float(d.square().sum()) for d in steps)
+    return gap, abs(along) + norm * far / 2
