@@ -114,5 +114,5 @@ def _contours(axis: Any, its: Sequence["Line"], peers: Sequence["Line"]) -> None
         places, places, [[at[x, y] for x in places] for y in places],
         levels=[low + (high - low) * i / 12 for i in range(13)],
     )  # fmt: skip
-    axis.figure.colorbar(drawn, ax=axis, label="log10 of the loss")
+    axis.figure.colorbar(drawn, ax=axis, label="log10 of the loss", format="%.1f")
     axis.set(aspect="equal", xlabel="first direction", ylabel="second direction")
