@@ -32,8 +32,12 @@ class Diagnose:
         when={"what": ("student_sharpness", "landscape", "transport")},
     )  # fmt: skip
     batch_sizes: tuple[int, ...] = knob(
-        (16, 32, 64, 128, 256, 512, 1024), "images in a random batch; where the set has fewer, all of it",
-        low=1, when={"what": "gradients"},
+        (4, 8, 16, 32, 64, 128, 256, 512, 1024),
+        "images in a random batch; where the set has fewer, all of it", low=1, when={"what": "gradients"},
+    )  # fmt: skip
+    global_images: int | None = knob(
+        None, "random real training images whose gradient stands for that of all; null = all", low=1,
+        when={"what": "gradients"},
     )  # fmt: skip
     draws: int = knob(20, "random batches of each size", low=2, when={"what": "gradients"})
     radius: float = knob(

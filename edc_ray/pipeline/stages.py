@@ -185,7 +185,7 @@ ENDS: dict[str, Stage] = {
         files=lambda experiment: models.plugins.fingerprint([experiment.apply.network]),
     ),
     "diagnose": Stage(
-        1, _diagnose_reads, lambda experiment: _looked_at(experiment).inputs(experiment),
+        2, _diagnose_reads, lambda experiment: _looked_at(experiment).inputs(experiment),
         lambda task, runtime, until: DIAGNOSTICS[task.experiment.diagnose.what].units(task),
         lambda job: DIAGNOSTICS[job.experiment.diagnose.what].run(job),
         files=lambda experiment: _looked_at(experiment).files(experiment),

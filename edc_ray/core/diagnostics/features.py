@@ -39,7 +39,7 @@ def class_distances(
     for label in labels.unique():
         members = real[real_labels == label].double()
         centre = members.mean(0)
-        usual = (members - centre).square().sum(1).mean()
+        usual = (members - centre).square().sum(1).mean().clamp_min(1e-12)  # one image has no spread
         found[labels == label] = (ours[labels == label].double() - centre).square().sum(1) / usual
     return found
 

@@ -1,6 +1,6 @@
 """Whether a small batch points where the whole data points (paper Fig. 2c, bottom)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -43,21 +43,25 @@ def gradient(
     return torch.cat([part.flatten() for part in total])
 
 
-def batch_cosines(
-    of: Gradient,
-    images: int,
-    size: int,
-    draws: int,
-    goals: Sequence[Float[Tensor, " d"]],
-    rng: torch.Generator,
-) -> Float[Tensor, "draws goals"]:
-    """Cosines between the gradient of each random batch, drawn without replacement, and each of `goals`.
+def draw(
+    images: int, size: int, rng: torch.Generator, labels: Int[Tensor, " n"] | None = None
+) -> Int[Tensor, " b"]:
+    """A random batch of so many images, without replacement.
 
-    images: how many there are to draw from. A gradient of zeros has the cosine 0.
+    labels: of the images; then as many of each class as can be, the classes in a random order.
     """
+    order = torch.randperm(images, generator=rng)
+    if labels is None:
+        return order[:size]
+    classes = functional.one_hot(labels.cpu()[order])
+    turn = (classes.cumsum(0) * classes).sum(1)  # of its class, the how manieth
+    place = torch.randperm(classes.shape[1], generator=rng)[labels.cpu()[order]]
+    return order[(turn * classes.shape[1] + place).argsort()[:size]]
+
+
+def batch_cosines(
+    of: Gradient, batches: Iterable[Int[Tensor, " b"]], goals: Sequence[Float[Tensor, " d"]]
+) -> Float[Tensor, "draws goals"]:
+    """Cosines between the gradient of each batch and each of `goals`; 0 for a gradient of zeros."""
     against = torch.stack(list(goals))
-    found = []
-    for _ in range(draws):
-        one = of(torch.randperm(images, generator=rng)[:size])
-        found.append(functional.cosine_similarity(one[None], against))
-    return torch.stack(found)
+    return torch.stack([functional.cosine_similarity(of(rows)[None], against) for rows in batches])

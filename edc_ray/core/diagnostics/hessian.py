@@ -1,7 +1,7 @@
 """Sharpness: the Frobenius norm of a Hessian that is never written down (paper Fig. 2b, 2c)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,21 +17,23 @@ def probes(like: Sequence[Tensor], count: int, rng: torch.Generator) -> Iterator
 
 
 def squared_products(
-    loss: Loss, at: Sequence[Tensor], vectors: Iterable[Sequence[Tensor]]
+    losses: Sequence[Loss], at: Sequence[Tensor], vectors: Sequence[Sequence[Tensor]]
 ) -> Float[Tensor, " k"]:
-    """||H v||^2 for each vector, H the Hessian of the loss in all of `at` together.
+    """||H v||^2 for each vector, H the Hessian of the sum of the losses in all of `at` together.
 
-    Exact, by differentiating twice: one gradient, then one more backward for each vector.
+    Exact, by differentiating twice: one gradient, then one more backward for each vector. The graph of one
+    loss is in memory at a time.
     """
     leaves = [x.detach().clone().requires_grad_(True) for x in at]
-    slopes = torch.autograd.grad(loss(leaves), leaves, create_graph=True)
-    found = []
-    for vector in vectors:
-        products = torch.autograd.grad(
-            slopes, leaves, grad_outputs=list(vector), retain_graph=True, materialize_grads=True
-        )
-        found.append(torch.stack([product.square().sum() for product in products]).sum())
-    return torch.stack(found)
+    products = [[torch.zeros_like(x) for x in at] for _ in vectors]
+    for loss in losses:
+        slopes = torch.autograd.grad(loss(leaves), leaves, create_graph=True)
+        for product, vector in zip(products, vectors, strict=True):
+            more = torch.autograd.grad(
+                slopes, leaves, grad_outputs=list(vector), retain_graph=True, materialize_grads=True
+            )
+            torch._foreach_add_(product, more)
+    return torch.stack([torch.stack([x.square().sum() for x in product]).sum() for product in products])
 
 
 def frobenius(squares: Float[Tensor, " k"]) -> tuple[float, float]:
@@ -46,19 +48,21 @@ def frobenius(squares: Float[Tensor, " k"]) -> tuple[float, float]:
 
 
 def second_order(
-    loss: Loss, at: Sequence[Tensor], other: Sequence[Tensor], norm: float
+    losses: Sequence[Loss], at: Sequence[Tensor], other: Sequence[Tensor], norm: float
 ) -> tuple[float, float]:
     """(|L(other) - L(at)|, its bound |g d| + norm |d|^2 / 2) with d = other - at and g the slope at `at`.
 
-    norm: ||H||_F at `at`, which no curvature along d exceeds. Terms of third order are left out, so the gap
-    of a loss that is not quadratic may exceed the bound.
+    L: the sum of the losses. norm: ||H||_F at `at`, which no curvature along d exceeds. Terms of third order
+    are left out, so the gap of a loss that is not quadratic may exceed the bound.
     """
     leaves = [x.detach().clone().requires_grad_(True) for x in at]
     steps = [b.detach() - a.detach() for a, b in zip(at, other, strict=True)]
-    here = loss(leaves)
-    slopes = torch.autograd.grad(here, leaves, materialize_grads=True)
-    with torch.no_grad():
-        gap = abs(float(loss(list(other)) - here))
-    along = sum(float((g * d).sum()) for g, d in zip(slopes, steps, strict=True))
+    gap, along = 0.0, 0.0
+    for loss in losses:
+        here = loss(leaves)
+        slopes = torch.autograd.grad(here, leaves, materialize_grads=True)
+        with torch.no_grad():
+            gap += float(loss(list(other)) - here)
+        along += sum(float((g * d).sum()) for g, d in zip(slopes, steps, strict=True))
     far = sum(float(d.square().sum()) for d in steps)
-    return gap, abs(along) + norm * far / 2
+    return abs(gap), abs(along) + norm * far / 2

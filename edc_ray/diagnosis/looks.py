@@ -1,17 +1,16 @@
-"""One condensed set looked at: arms that differ in one thing, the same seeds and vectors for each."""
+"""LOOKS: what is compared with what; to add one, write a row."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from edc_ray import config, pipeline
-from edc_ray.artifacts import Store, pack_table
 from edc_ray.config import ConfigError, Experiment, Flatness
-from edc_ray.given import Given, to_json
+from edc_ray.core import recover
+from edc_ray.given import Given
 
 SEEDS = (0, 1, 2)  # students, where the set's recipe has only one
+FEW = 3  # groups: with fewer, the synthesis is repeated for each seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,13 @@ def looks(given: Given, what: str) -> list[Look]:
     """
     if what not in LOOKS:
         raise config.unknown("--what", what, LOOKS)
+    if "diagnose.what" in given.over:
+        raise ConfigError("diagnose.what", given.over["diagnose.what"], "is set by --what")
     base = config.override(given.experiment, given.over)
     if len(base.evaluate.seeds) == 1 and "evaluate.seeds" not in given.over:
         base = config.override(base, {"evaluate.seeds": SEEDS})
+    if not base.diagnose.batch_sizes:
+        raise ConfigError("diagnose.batch_sizes", base.diagnose.batch_sizes, "needs at least one")
     found = list(LOOKS[what](given.name, base))
     for look in found:
         for experiment in look.experiments():
@@ -70,10 +73,18 @@ def looks(given: Given, what: str) -> list[Look]:
 
 
 def _arms(
-    base: Experiment, what: str, changes: Mapping[str, Mapping[str, Any]]
+    base: Experiment, what: str, changes: Mapping[str, Mapping[str, Any]], synthesis: bool = True
 ) -> dict[str, tuple[Experiment, ...]]:
+    """synthesis: repetitions are groups, where there are few of them of several syntheses."""
+    made = [base]
+    if synthesis:
+        classes = len(pipeline.looked(base.dataset)[2])
+        groups = len(recover.cut(base.recover, classes, base.init.ipc)[: base.diagnose.groups])
+        if groups < FEW:
+            made = [pipeline.with_seed(base, seed) for seed in base.evaluate.seeds]
     return {
-        name: (config.override(base, {"diagnose.what": what, **change}),) for name, change in changes.items()
+        name: tuple(config.override(one, {"diagnose.what": what, **change}) for one in made)
+        for name, change in changes.items()
     }
 
 
@@ -91,27 +102,31 @@ def _sharpness(name: str, base: Experiment) -> Iterator[Look]:
     flat = base.recover.flatness
     kind = flat.kind if flat.kind != "none" else "logits"
     own = f"the set was made without flatness: beside it {kind}, weight {flat.weight:g}"
+    loss = "matching loss" if base.recover.matching.weight > 0 else "loss"
     size = f"rho {flat.rho:.3g}" if kind == "sam" else f"weight {flat.weight:.3g}"
     changes: dict[str, dict[str, Any]] = {
         "flatness none": {"recover.flatness.kind": "none"},
         f"flatness {kind}, {size}": {"recover.flatness.kind": kind},
     }
     yield Look(
-        "Hessian of the matching loss in the pixels", "iteration", "group",
+        f"Hessian of the {loss} in the pixels", "iteration", "group",
         _arms(base, "synthesis_sharpness", changes), notes=(own,) * (flat.kind == "none"),
     )  # fmt: skip
-    if base.evaluate.schedule not in ("cos", "linear", "ssrs"):
-        return
-    changes = {f"zeta {zeta}": {"evaluate.zeta": float(zeta)} for zeta in (1, 2)}
+    schedule = base.evaluate.schedule if base.evaluate.schedule in ("cos", "linear", "ssrs") else "cos"
+    changes = {
+        f"zeta {zeta}": {"evaluate.zeta": float(zeta), "evaluate.schedule": schedule} for zeta in (1, 2)
+    }
+    own = f"the set's schedule, {base.evaluate.schedule}, has no zeta: here {schedule}"
     yield Look(
         "Hessian of the student's loss in its weights", "share of the training", "seed",
-        _arms(base, "student_sharpness", changes),
+        _arms(base, "student_sharpness", changes, synthesis=False),
+        notes=(own,) * (schedule != base.evaluate.schedule),
     )  # fmt: skip
 
 
 def _sets(base: Experiment, what: str) -> dict[str, tuple[Experiment, ...]]:
     """As many random real images, a new draw for each seed; the set."""
-    (condensed,) = _arms(base, what, {"condensed": {}})["condensed"]
+    (condensed,) = _arms(base, what, {"condensed": {}}, synthesis=False)["condensed"]
     seeds = (pipeline.with_seed(condensed, seed) for seed in condensed.evaluate.seeds)
     return {"random real": tuple(map(pipeline.random_real, seeds)), "condensed": (condensed,)}
 
@@ -120,7 +135,15 @@ def _gradients(name: str, base: Experiment) -> Iterator[Look]:
     """Of the set, and of as many random real images."""
     notes = ("cross-entropy to the classes; random real: in it, condensed means these real images",)
     yield Look(
-        "cosine to the global gradient", "batch", "seed", _sets(base, "gradients"), notes=notes
+        "cosine to the global gradient", "batch", "seed", _sets(base, "gradients"), notes=notes,
+        statements=tuple(
+            Statement(
+                f"small batches of the set are no farther than {source} ones, weights {state}",
+                ("condensed", f"{source} to all real, {state}"),
+                ("condensed", f"condensed to all real, {state}"), "first",
+            )
+            for state in ("initial", "trained") for source in ("real", "class-balanced real")
+        ),
     )  # fmt: skip
 
 
@@ -214,144 +237,3 @@ LOOKS: dict[str, Callable[[str, Experiment], Iterator[Look]]] = {
     "landscape": _landscape,
     "theorems": _theorems,
 }
-
-
-def wanted(look: Look) -> Iterator[tuple[str, Experiment, str]]:
-    """(arm, experiment, its last stage) of all that must be made."""
-    for name, arm in look.arms.items():
-        for experiment in arm:
-            yield name, experiment, "diagnose"
-            if look.judged:
-                yield name, experiment, "evaluate"
-
-
-# --- what was found -----------------------------------------------------------------------------------------
-
-
-def rows(look: Look, store: Store) -> list[dict[str, Any]]:
-    """Of finished arms: one row a value. repeat: the group, or the seed of the student."""
-    found = []
-    for arm, experiment, upto in wanted(look):
-        for task in pipeline.tasks(experiment, upto):
-            if task.stage == upto:
-                about = {"look": look.title, "arm": arm, "repeat": task.experiment.evaluate.seeds[0]}
-                inside = _looked(task, store) if upto == "diagnose" else _judged(task, store)
-                found += [about | row for row in inside]
-    return found
-
-
-def _looked(task: pipeline.Task, store: Store) -> Iterator[dict[str, Any]]:
-    artifact = store.artifact(task.stage, task.key)
-    names = sorted(artifact.units())
-    for name, (table, _) in zip(names, artifact.read_tables(names), strict=True):
-        kind, _, number = name.partition("-")
-        yield from (({"repeat": int(number)} if kind == "group" else {}) | row for row in table.to_pylist())
-
-
-def _judged(task: pipeline.Task, store: Store) -> Iterator[dict[str, Any]]:
-    told = pipeline.facts(task, store)
-    place = {"quantity": f"accuracy on {told['split']}", "series": "students", "x": None, "y": 0.0}
-    yield place | {"value": told["accuracy"], "error": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The mean and its 95 % interval over the repetitions, at one place of one series of one arm."""
-
-    quantity: str
-    series: str
-    arm: str
-    x: float | None
-    y: float
-    values: tuple[float, ...]  # one a repetition, in the order of these
-    error: float  # mean standard error inside a repetition
-
-
-def lines(found: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """Rows of one look, by place."""
-    places: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in found:
-        place = tuple(row[name] for name in ("quantity", "series", "arm", "x", "y"))
-        places.setdefault(place, []).append(row)
-    made = []
-    for (quantity, series, arm, x, y), members in places.items():
-        values = tuple(row["value"] for row in sorted(members, key=lambda row: row["repeat"]))
-        error = sum(row["error"] for row in members) / len(members)
-        made.append(Line(quantity, series, arm, x, y, values, error))
-    return made
-
-
-def seen(look: Look, its: Sequence[Line]) -> list[str]:
-    """What these lines say of its statements: left - right, mean and 95 % interval over the repetitions."""
-    from edc_ray.claim import interval
-
-    along = dict[tuple[str, str], list[tuple[float, ...]]]()
-    for line in sorted(its, key=lambda line: line.x or 0.0):
-        along.setdefault((line.arm, line.series), []).append(line.values)
-    told = []
-    for said in look.statements:
-        left = along[said.left]
-        right = along[said.right] if isinstance(said.right, tuple) else [(said.right,) * len(v) for v in left]
-        apart = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(left, right, strict=True)]
-        wanted = {"first": slice(1), "last": slice(-1, None), "every": slice(None)}[said.at]
-        one = interval([max(column) for column in zip(*apart[wanted], strict=True)])
-        low, high = one.mean - one.half, one.mean + one.half
-        verdict = "seen" if high <= 0 else "the contrary was seen" if low > 0 else "not resolved"
-        told.append(f"{verdict}: {said.said} ({one.mean:.3g} +- {one.half:.2g}, n = {one.n})")
-    return told
-
-
-def table(look: Look, found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each place: the arms with intervals, and the last arm minus the first, paired."""
-    from edc_ray.claim import interval
-
-    def said(values: Sequence[float]) -> str:
-        one = interval(values)
-        return f"{one.mean:.4g}" + (f" +- {one.half:.2g}" if one.n > 1 else "")
-
-    arms, by_place, its = list(look.arms), dict[tuple[Any, ...], dict[str, Line]](), lines(found)
-    for line in its:
-        if look.what != "landscape" or line.y == 0:  # of the plane only the line
-            by_place.setdefault((line.quantity, line.series, line.x), {})[line.arm] = line
-    n = len(next(iter(by_place.values()))[arms[0]].values)
-    told = [f"{look.title}: mean and 95 % interval over {look.each}s (n = {n}), paired", *look.notes]
-    head = "".join(f"  {arm:<24}" for arm in arms)
-    told.append(f"{'quantity, series':<48}{look.x:>12}{head}  {arms[-1]} - {arms[0]}; error inside one")
-    for (quantity, series, x), of in by_place.items():
-        own = len(of[arms[0]].values)
-        series += f" (n = {own})" if own != n else ""
-        cells = "".join(f"  {said(of[arm].values):<24}" for arm in arms)
-        apart = [b - a for a, b in zip(of[arms[0]].values, of[arms[-1]].values, strict=True)]
-        at = "" if x is None else f"{x:.4g}"
-        error = max(of[arm].error for arm in arms)
-        told.append(f"{f'{quantity}, {series}':<48}{at:>12}{cells}  {said(apart)}; {error:.2g}")
-    return told + seen(look, its)
-
-
-def write(given: Given, what: str, found: Sequence[Look], store: Store) -> list[str]:
-    """diagnoses/WHAT-DIGEST.{parquet,json,png} in the store; where they are."""
-    from edc_ray.report import diagnosis as picture  # matplotlib
-
-    every_one = [experiment for look in found for experiment in look.experiments()]
-    keys = [[task.key for task in pipeline.tasks(each, "diagnose")] for each in every_one]
-    stem = f"diagnoses/{what}-{config.digest(keys)}"
-    every = [(look, rows(look, store)) for look in found]
-    told = {
-        "set": given.name, "recover": given.recover.key, "what": what, "notes": list(given.notes),
-        "looks": [
-            {
-                "title": look.title, "each": look.each, "notes": list(look.notes),
-                "seen": seen(look, lines(its)),
-                "arms": {arm: [config.dump(e) for e in own] for arm, own in look.arms.items()},
-            }
-            for look, its in every
-        ],
-    }  # fmt: skip
-    parts = {
-        "parquet": pack_table(pa.Table.from_pylist([row for _, its in every for row in its]), {}),
-        "json": to_json(told),
-        "png": picture.drawn([(look, lines(its)) for look, its in every]),
-    }
-    for ending, content in parts.items():
-        store.put(f"{stem}.{ending}", content)
-    return [store.path(f"{stem}.{ending}") for ending in parts]
