@@ -3,8 +3,8 @@
 The tests of the method run where Ray and Optuna cannot be imported, those of core also without pydantic
 (conftest.py refuses what EDC_REFUSE names): that is how the method runs on a bare GPU machine.
 
-A group is one process; they run side by side, as forks of one that has imported what takes seconds. That is also
-core, with the checks of its shapes, where nothing that any group refuses can be imported.
+A group is one process; they run side by side, as forks of one that has imported what takes seconds. That is
+also core, with the checks of its shapes, where nothing that any group refuses can be imported.
 """
 
 import gc
@@ -31,9 +31,8 @@ REFUSED = {  # what cannot be imported -> the modules that are tested so
 }  # fmt: skip
 # Of threads, these start only the one of pyarrow's jemalloc, which starts it again in a fork.
 WARM = ("torchvision", "scipy.stats", "pytest", "timm", "sklearn.datasets", "hypothesis")
-EARLY = (
-    "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"  # of plugins
-)
+# Of pytest's own plugins among them, whose asserts nobody needs to read.
+EARLY = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
 MEMORY = Path("/dev/shm")  # the tests sync thousands of small files, 100 MB in all
 
 
@@ -45,9 +44,7 @@ def main(options: list[str]) -> int:
     os.environ |= {"OMP_NUM_THREADS": "1"}  # a process of many threads is no good parent
     for name in WARM:
         import_module(name)
-    if not any(
-        option.startswith("--cov") for option in options
-    ):  # lines that run before a fork are not counted
+    if not any(option.startswith("--cov") for option in options):  # which counts no line of before the fork
         options = [*options, _import_core()]
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
     with tempfile.TemporaryDirectory(prefix="edc-", dir=MEMORY if roomy else None) as folder:
@@ -57,19 +54,17 @@ def main(options: list[str]) -> int:
 
 def _import_core() -> str:
     """Returns the option with which pytest does not do it once more."""
-    given = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"][
-        "addopts"
-    ]
+    root = HERE.parent
+    given = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
     option, checks = next(each.split("=", 1) for each in given if each.startswith("--jaxtyping-packages="))
     package, checker = checks.split(",", 1)
-    refused = " ".join(REFUSED).split()
-    sys.modules.update(dict.fromkeys(refused))  # type: ignore[arg-type]  # None: see conftest.py
+    refused = {name for names in REFUSED for name in names.split()}
+    sys.modules |= dict.fromkeys(refused)  # type: ignore[arg-type]  # None: see conftest.py
+    sys.path.insert(0, str(root))
     with install_import_hook(package, checker):
-        for path in sorted((HERE.parent / package.replace(".", "/")).rglob("*.py")):
-            import_module(
-                ".".join(path.relative_to(HERE.parent).with_suffix("").parts).removesuffix(".__init__")
-            )
-    for name in set(refused):
+        for path in sorted((root / package.replace(".", "/")).rglob("*.py")):
+            import_module(".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"))
+    for name in refused:
         del sys.modules[name]
     return f"{option}="
 
@@ -97,9 +92,8 @@ def _run(name: str, refused: str, files: list[str], folder: Path, options: list[
     cov = str(Path(f".coverage.{name}").absolute())  # the next --cov-append takes them in
     os.environ |= {"EDC_REFUSE": refused, "PYTEST_DEBUG_TEMPROOT": str(folder), "COVERAGE_FILE": cov}
     marks = "not ray and not slow and not gpu"
-    code = import_module("pytest").main(
-        ["-q", "-W", EARLY, "-m", marks, *options, *(str(HERE / file) for file in files)]
-    )
+    options = ["-q", "-W", EARLY, "-m", marks, *options]
+    code = import_module("pytest").main([*options, *(str(HERE / file) for file in files)])
     sys.exit(int(code))
 
 
