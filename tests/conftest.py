@@ -14,6 +14,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
 }
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 # The same examples in every run, and no verdict by the clock.
 hypothesis.settings.register_profile("edc", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("edc")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported lives to the end: the garbage collector need not look through it again and again."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries tell of leaks when the interpreter ends
 
 
 @pytest.fixture(scope="session", autouse=True)

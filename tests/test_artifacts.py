@@ -155,7 +155,7 @@ JSON = st.recursive(
 BLOBS = st.tuples(st.sampled_from([d for d in DTYPES if d is not torch.bool]), st.binary(max_size=40))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     blobs=st.dictionaries(st.text(max_size=8).filter(lambda name: name != "__metadata__"), BLOBS, max_size=4),
     meta=st.dictionaries(st.text(max_size=8), JSON, max_size=3),

@@ -1,8 +1,12 @@
 """The commands: what they print, what they write, and that no option comes in by the back door."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -221,3 +225,34 @@ def test_a_failure_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     _, err = capsys.readouterr()
     assert code == 1 and err.startswith("failed: ") and err.count("\n") == 1, err
     assert Store(str(folder / "store")).exists("store.json")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_look_and_a_use_have_the_same_rows_on_ray(folder: Path) -> None:
+    """`--ray` of diagnose and apply, in a process of its own, as each starts a Ray and ends it."""
+    program = """
+import sys
+from edc_ray import cli
+from tests.test_cli import TINY
+
+changes = [*TINY, "evaluate.seeds=[0]", "split.val=0.3", "runtime.workers=1"]
+changes += ["apply.epsilon=[0.02]", "apply.pgd_steps=2"]
+for place, *ray in (("here",), ("there", "--ray")):
+    sets = [f"--set={each}" for each in (*changes, f"runtime.store={place}")]
+    for words in ("diagnose digits/ipc1 --what gradients", "apply robustness digits/ipc1"):
+        assert cli.main([*words.split(), *sets, *ray]) == 0
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=200)
+
+    def rows(place: str) -> dict[str, list[object]]:
+        files = [next(Path(place, kind).glob("*.parquet")) for kind in ("diagnoses", "applications")]
+        return {path.name: pq.read_table(path).to_pylist() for path in files}
+
+    def workers(place: str) -> set[str]:
+        logs = [path.read_text() for path in Path(place).rglob("logs/*.log")]
+        return {number for text in logs for number in re.findall(r"process (\d+)\)", text)}
+
+    assert rows("here") == rows("there") and all(rows("here").values())
+    assert len(workers("here")) == 1 and workers("there") and not workers("here") & workers("there")

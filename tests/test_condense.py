@@ -160,7 +160,9 @@ def test_groups_that_take_over_are_one_unit_and_resume_to_the_same_bits(store: S
 # --- what is stored -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["uint8", "uint8_truncated", "float16", "jpeg"])
+@pytest.mark.parametrize(
+    "kind", ["uint8", pytest.param("uint8_truncated", marks=pytest.mark.slow), "float16", "jpeg"]
+)
 @pytest.mark.parametrize("iterations", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_students_learn_from_the_stored_format(kind: str, iterations: int, store: Store) -> None:
     experiment = quick(recover__format=kind, recover__iterations=iterations, evaluate__epochs=1)

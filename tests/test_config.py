@@ -274,7 +274,7 @@ def changes() -> st.SearchStrategy[dict[str, Any]]:
     return some.map(lambda chosen: {path: plain(value) for path, value in chosen.items()})
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(changes())
 def test_load_is_the_inverse_of_dump(chosen: dict[str, Any]) -> None:
     experiment = override(Experiment(), chosen)
@@ -287,7 +287,7 @@ def test_load_is_the_inverse_of_dump(chosen: dict[str, Any]) -> None:
         assert section == value
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(changes())
 def test_equal_experiments_have_one_digest_and_others_another(chosen: dict[str, Any]) -> None:
     one, two = Experiment(), override(Experiment(), chosen)
@@ -316,7 +316,7 @@ def test_override_equals_replace(path: str) -> None:
     value = legal(EXPERIMENT[path]).map(plain)
     base = override(Experiment(), {"squeeze.observers": ["a", "b", "c"]})
 
-    @settings(max_examples=5, database=None)
+    @settings(max_examples=3, database=None)
     @given(value)
     def holds(new: Any) -> None:
         if path == "squeeze.observers":

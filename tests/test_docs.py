@@ -56,6 +56,7 @@ def commands(text: str) -> Iterator[str]:
 
 
 COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in commands(path.read_text())})
+PARSER = cli._parser()
 
 
 def test_the_readme_shows_the_commands() -> None:
@@ -65,7 +66,7 @@ def test_the_readme_shows_the_commands() -> None:
     assert {line.split()[1] for line in shown if line.startswith("edc-ray")} == commands - {"schema"}
 
 
-@pytest.mark.parametrize("line", [line for _, line in COMMANDS])
+@pytest.mark.parametrize("line", sorted({line for _, line in COMMANDS}))
 def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Arguments are read as they would be; nothing runs. What they name must exist, or be made by a sweep."""
     monkeypatch.chdir(tmp_path)
@@ -77,7 +78,7 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert done.returncode == 0, done.stderr
         return
     argv = ["sweep", *words[3:]] if words[0] == "python" else words[1:]
-    args = cli._parser().parse_args(argv)
+    args = PARSER.parse_args(argv)
     if args.command == "presets":
         assert args.markdown or presets.find(args.pattern)
         return

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from edc_ray import cli, doctor
+from edc_ray import cli, doctor, pipeline
 from edc_ray.artifacts import Store
 from edc_ray.config import Experiment, Runtime, Sweep
 from edc_ray.core.models import cached
@@ -139,7 +139,8 @@ def test_gpus(
 
 def test_memory_is_what_workers_were_seen_to_take(store: Store) -> None:
     before = doctor.memory(Runtime(workers=1), store)
-    tiny.in_process(store, tiny.experiment(), tiny.runtime())
+    mapper = pipeline.in_process(store, tiny.runtime())
+    pipeline.ensure(tiny.experiment(), store, tiny.runtime(), mapper, upto="squeeze")
     after = doctor.memory(Runtime(workers=1), store)
     assert before.ok and "none was measured yet" in before.text
     assert after.ok and "as measured in the store" in after.text

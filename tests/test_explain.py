@@ -57,6 +57,19 @@ def test_the_stages_it_makes_anew_are_those_whose_names_change(path: str, value:
     assert told == [stage for stage in before if before[stage] != after[stage]]
 
 
+def test_what_the_sparse_network_reads_makes_it_anew_too() -> None:
+    """As the names of both do, of an experiment that has both."""
+    base, seen = config.override(Experiment(), {"apply.name": "slimming"}), set()
+    for path, value in {"network": "convnet_w16_d2", "l1": 0.5, "epochs": 7, "kept": [0.3]}.items():
+        changed = config.override(base, {f"apply.{path}": value})
+        before, after = ({t.stage: t.key for t in pipeline.tasks(e, "apply")} for e in (base, changed))
+        told = rows(f"experiment.apply.{path}")["makes anew"]
+        assert told.split(", ") == [stage for stage in before if before[stage] != after[stage]]
+        seen.add(told)
+    assert seen == {"sparse, apply", "apply"}
+    assert rows("diagnose.what")["makes anew"] == "diagnose"
+
+
 def test_fields_of_the_file_and_sections() -> None:
     assert rows("seed")["meaning"] == "seed: of the sampler"  # as `--set seed=1` takes it
     assert rows("budget.core_hours")["type"] == "number or null, >= 0 h"

@@ -97,7 +97,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, tiny.Bit
 # --- full, read-only ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("code", "share"), [(errno.ENOSPC, 0.9), (errno.EROFS, 0.2)])
+@pytest.mark.parametrize(
+    ("code", "share"), [(errno.ENOSPC, 0.9), pytest.param(errno.EROFS, 0.2, marks=pytest.mark.slow)]
+)
 def test_a_store_that_takes_no_more_ends_it_with_advice_and_loses_nothing(
     tmp_path: Path,
     reference: tuple[Store, tiny.Bits],

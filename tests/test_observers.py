@@ -105,15 +105,15 @@ def dropped(p: Problem, k: int, iteration: int) -> Tensor | None:
     return keep
 
 
-VISITS: list[dict[str, Any]] = [
+VISITS: list[Any] = [
     {},
     {"recover__matching__bias_correction": False},
-    {"recover__matching__momentum": 0.0},
-    {"recover__visit": "all"},
-    {"recover__observer_weights": [0.0, 3.0]},
+    pytest.param({"recover__matching__momentum": 0.0}, marks=pytest.mark.slow),
+    pytest.param({"recover__visit": "all"}, marks=pytest.mark.slow),
+    pytest.param({"recover__observer_weights": [0.0, 3.0]}, marks=pytest.mark.slow),
     {"recover__visit": "all", "recover__observer_weights": [1.0, 3.0]},
     {"recover__matching__drop_rate": 0.5},
-    {"quirks__verifier_updates": True},
+    pytest.param({"quirks__verifier_updates": True}, marks=pytest.mark.slow),
     {"quirks__verifier_updates": True, "recover__matching__bias_correction": False, "recover__visit": "all"},
 ]
 

@@ -718,9 +718,9 @@ def interrupted(store: Store, runtime: Runtime, task: Task, unit: str) -> int:
 
 CASES = [
     ("squeeze", "convnet_w16_d2", "none", 3),
-    ("squeeze", "vgg5_w16", "none", 3),
-    ("recover", "groups-00000-00000", "none", 4),
-    ("recover", "groups-00003-00003", "logits", 4),
+    pytest.param("squeeze", "vgg5_w16", "none", 3, marks=pytest.mark.slow),
+    pytest.param("recover", "groups-00000-00000", "none", 4, marks=pytest.mark.slow),
+    pytest.param("recover", "groups-00003-00003", "logits", 4, marks=pytest.mark.slow),
     ("recover", "groups-00001-00001", "sam", 4),
     ("evaluate", "student", "none", 13),
 ]

@@ -32,6 +32,7 @@ from tests.test_matching import segments
 
 Kind = Literal["none", "logits", "statistics", "sam"]
 KINDS: tuple[Kind, ...] = ("none", "logits", "statistics", "sam")
+SOME = [pytest.param(kind, marks=pytest.mark.slow) if kind in ("none", "logits") else kind for kind in KINDS]
 CLASSES, IPC, SIZE, PATCH = 4, 3, 8, 4
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 LOW, HIGH = ((torch.tensor([end] * 3) - torch.tensor(MEAN)) / torch.tensor(STD) for end in (0.0, 1.0))
@@ -139,7 +140,7 @@ def test_groups_in_one_forward_equal_one_by_one(kind: Kind, per_group: int) -> N
         torch.testing.assert_close(images, alone, rtol=1e-4, atol=1e-4)  # Adam divides by tiny slopes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_a_group_has_the_same_bits_whoever_runs_beside_it(kind: Kind) -> None:
     """Two problems that take turns step by step, against the second one alone."""
     problems = [make(experiment(kind), slice(i, i + 1)) for i in range(2)]
@@ -159,7 +160,7 @@ def uninterrupted(kind: Kind) -> tuple[Problem, State]:
     return p, run(p, begin(p, start()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize(
     "stop", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)]
 )

@@ -77,6 +77,7 @@ def test_what_the_official_imagenet_script_ran_is_not_what_it_named() -> None:
     assert rates("cos", 4, zeta=2.0) == pytest.approx([1, 0.962, 0.854, 0.691], abs=1e-3)
 
 
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(st.lists(st.floats(0.001, 8), max_size=12), st.floats(0.5, 1))
 def test_alrs_is_a_naive_recursion(losses: list[float], gamma: float) -> None:
     losses += [loss * 1.01 for loss in losses[-1:]] * 2  # at least two calm epochs, if there are any

@@ -106,7 +106,7 @@ def searches(draw: st.DrawFn) -> Search:
 
 
 @given(search=searches(), seed=st.integers(0, 99))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_every_suggestion_of_a_legal_space_is_an_experiment(search: Search, seed: int) -> None:
     space.check(search, BASE)
     (params,) = ask(search, optuna.samplers.RandomSampler(seed=seed))

@@ -192,8 +192,8 @@ def _stages(path: str, f: Field) -> str:
     if not f.metadata["hashed"]:
         return "nothing by itself: it says where, and names hold the content of what is there"
     section = path.rpartition(".")[0]
-    if section in pipeline.ENDS:
-        return section
+    if section in pipeline.ENDS:  # its own stage, and `sparse`, which makes the network that slimming cuts
+        return ", ".join(stage for stage, row in pipeline.ENDS.items() if path in row.reads(Experiment()))
     when = {name: v[0] if isinstance(v, tuple) else v for name, v in f.metadata["when"].items()}
     base = config.override(Experiment(), {config.join(section, name): value for name, value in when.items()})
     same = config.Knob(choices=(attrgetter(path)(base),))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from edc_ray.core.data.source import Item, Listing, Part
 from edc_ray.core.data.splits import split
 
 
+@cache  # 1 MB, and a text file to parse
 def _digits() -> tuple[Float[Tensor, "n 8 8"], Int[Tensor, " n"], Int[Tensor, " m"], Int[Tensor, " k"]]:
     """Gray levels 0..16, labels, and the indices of train and of a test split that never changes."""
     from sklearn.datasets import load_digits  # only this row needs it
