@@ -638,7 +638,12 @@ async def test_label_jobs_are_shared() -> None:
     for name in "abcde":
         world.have(Exp(name), "relabel")
     async with world.broker(workers=2, labels="stream") as broker:
-        await asyncio.gather(*(collect(broker, Exp(name), name) for name in "abcde"))
+        held = world.holds["relabel-a-0"] = asyncio.Event()
+        students = asyncio.gather(*(collect(broker, Exp(name), name) for name in "abcde"))
+        await eventually(lambda: world.labelling)
+        await settled()  # the others wait for the first job
+        held.set()
+        await students
     assert len(world.label_jobs) < 5
     assert len({page for job in world.label_jobs for page in job}) == 5 * STEPS
 
