@@ -6,7 +6,7 @@ from typing import Any
 
 from edc_ray import config, evaluation, pipeline
 from edc_ray.artifacts import Store
-from edc_ray.config import Experiment
+from edc_ray.config import Apply, ConfigError, Experiment
 from edc_ray.given import Given, to_json
 from edc_ray.presets import protocols
 
@@ -42,6 +42,7 @@ def study(name: str, given: Given, final: bool) -> Study:
     """
     if name not in pipeline.APPLICATIONS:
         raise config.unknown("NAME", name, pipeline.APPLICATIONS)
+    _check_arms(name, given.experiment.apply)
     (cell,) = evaluation.cells(given, (protocols.OWN,), (), final)
     base = replace(cell.condensed, apply=replace(cell.condensed.apply, name=name))
     arms: dict[str, tuple[Experiment, ...]] = {"condensed": (base,)}
@@ -51,6 +52,17 @@ def study(name: str, given: Given, final: bool) -> Study:
         pipeline.check(experiments[0])
         pipeline.check_application(experiments[0], len(pipeline.looked(base.dataset)[2]))
     return Study(name, given, base.evaluate.seeds, arms)
+
+
+def _check_arms(name: str, cfg: Apply) -> None:
+    """Refuse what the arms differ in: set for all of them, the set would be compared with itself."""
+    plain = Apply()
+    for field in ("images", "memory"):
+        if getattr(cfg, field) != getattr(plain, field):
+            legal = f"is set by the arms of the comparison; leave it at {getattr(plain, field)}"
+            raise ConfigError(f"apply.{field}", getattr(cfg, field), legal)
+    if cfg.name not in (name, plain.name):
+        raise ConfigError("apply.name", cfg.name, f"is set by NAME, which is {name}")
 
 
 def _baseline(arm: str, base: Experiment) -> Iterator[Experiment]:
@@ -100,14 +112,15 @@ def facts(study: Study, store: Store) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(told: Mapping[str, Any], files: Mapping[str, bytes], store: Store) -> list[str]:
-    """applications/NAME-DIGEST.json in the store, and these files by their suffix; returns where they are.
+def stem(study: Study) -> str:
+    """Of its files in the store: named by what was compared, however the set was named."""
+    keys = [[task.key for task in pipeline.tasks(each, "apply")] for _, each in study.experiments()]
+    return f"applications/{study.name}-{config.digest(keys)}"
 
-    Named by what was compared.
-    """
-    compared = [told[name] for name in ("set", "split", "seeds", "network", "apply", "arms")]
-    stem = f"applications/{told['application']}-{config.digest(compared)}"
+
+def write(study: Study, told: Mapping[str, Any], files: Mapping[str, bytes], store: Store) -> list[str]:
+    """applications/NAME-DIGEST.json in the store, and these files by their suffix; returns where they are."""
     written = {"json": to_json(dict(told)), **files}
     for suffix, data in written.items():
-        store.put(f"{stem}.{suffix}", data)
-    return [store.path(f"{stem}.{suffix}") for suffix in written]
+        store.put(f"{stem(study)}.{suffix}", data)
+    return [store.path(f"{stem(study)}.{suffix}") for suffix in written]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edc_ray import applications, cli, config, pipeline
+from edc_ray import applications, cli, config, given, pipeline
 from edc_ray.artifacts import Store
 from edc_ray.config import Apply, Experiment, Runtime
 from edc_ray.core import models
@@ -351,6 +351,31 @@ def test_an_unknown_application_is_refused_by_the_command(
     assert cli.main(["apply", "robustnes", "digits/ipc1", "--set", f"runtime.store={tmp_path / 's'}"]) == 2
     _, err = capsys.readouterr()
     assert "did you mean robustness?" in err and not list(tmp_path.iterdir())
+
+
+def studied(name: str, *changes: str, final: bool = False) -> applications.Study:
+    return applications.study(name, given.open_set("digits/ipc1", None, ["split.val=0.3", *changes]), final)
+
+
+def test_files_are_named_by_what_was_compared() -> None:
+    """The recipe and the seeds, and not how the set was called."""
+    plain = studied("robustness")
+    changes = ["evaluate.loss=hard", "recover.iterations=0", "evaluate.seeds=[4, 5]", "apply.epsilon=[0.5]"]
+    stems = {applications.stem(studied("robustness", change)) for change in changes}
+    assert len(stems | {applications.stem(plain)}) == 1 + len(changes)
+    other = replace(plain, given=replace(plain.given, name="./digits/ipc1"))
+    assert applications.stem(other) == applications.stem(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "path"),
+    [("robustness", "apply.images=all", "apply.images"), ("nas", "apply.images=all", "apply.images"),
+     ("continual", "apply.memory=herding", "apply.memory"), ("nas", "apply.name=slimming", "apply.name")],
+)  # fmt: skip
+def test_what_the_arms_differ_in_cannot_be_set_for_all(name: str, change: str, path: str) -> None:
+    with pytest.raises(config.ConfigError, match="is set by") as error:
+        studied(name, change)
+    assert error.value.path == path
 
 
 # --- the stage ----------------------------------------------------------------------------------------------
