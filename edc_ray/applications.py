@@ -1,16 +1,19 @@
 """The applications of a condensed set, each beside its baselines: arms, tables, files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from edc_ray import config, evaluation, pipeline
 from edc_ray.artifacts import Store
 from edc_ray.config import Apply, ConfigError, Experiment
+from edc_ray.core.applications import nas
 from edc_ray.given import Given, to_json
 from edc_ray.presets import protocols
 
 Record = dict[str, Any]
+Values = dict[tuple[str, float], dict[str, list[float]]]
 BASELINES = {
     "robustness": ("random_real", "all"), "nas": ("random_real", "all"),
     "continual": ("random_real", "herding"), "slimming": ("random_real", "noise"),
@@ -31,7 +34,8 @@ class Study:
             yield from ((arm, each) for each in experiments)
 
 
-KNOWING = "the labels are those of observers that know all classes, cut to the classes seen"
+KNOWING = "herding chooses by features of an observer that knows all classes"
+CUT = "the labels are those of observers that know all classes, cut to the classes seen"
 
 
 def study(name: str, given: Given, final: bool) -> Study:
@@ -83,33 +87,97 @@ def _baseline(arm: str, base: Experiment) -> Iterator[Experiment]:
 
 def facts(study: Study, store: Store) -> dict[str, Any]:
     """Of a finished study, as plain data: one record a seed and measurement; accuracies are fractions."""
-    records, splits = list[Record](), set()
-    for arm, experiment in study.experiments():
-        for task in pipeline.tasks(experiment, "apply"):
-            if task.stage != "apply":
-                continue
-            (seed,) = task.experiment.evaluate.seeds
-            for unit, found in pipeline.manifest(task, store)["units"].items():
-                splits.add((found["meta"]["split"], found["meta"]["judged"]))
-                records += [
-                    {"arm": arm, "seed": seed, "unit": unit, "series": series, "x": x, "accuracy": accuracy}
-                    for series, x, accuracy in found["meta"]["rows"]
-                ]
-    ((split, judged),) = splits
-    notes = list(study.given.notes)
-    trained = {"nas": None, "slimming": study.arms["condensed"][0].apply.network}
+    found = list(_units(study, store))
+    ((split, judged),) = {(meta["split"], meta["judged"]) for *_, meta in found}
     base, row = study.arms["condensed"][0], pipeline.APPLICATIONS[study.name]
-    if study.name == "continual" and base.evaluate.loss != "hard":
-        notes.append(f"{KNOWING}; --set evaluate.loss=hard has none")
-    return {
+    trained = {"nas": None, "slimming": base.apply.network}
+    told: dict[str, Any] = {
         "application": study.name, "set": study.given.name, "recover": study.given.recover.key,
         "ipc": base.init.ipc,
         "network": trained.get(study.name, base.evaluate.student), "split": split, "judged": judged,
         "seeds": list(study.seeds),
         "arms": list(study.arms), "axes": list(row.axes), "apply": config.hashed(base.apply),
-        "paper": row.note, "notes": notes, "records": records,
+        "paper": row.note, "notes": [*study.given.notes, *_notes(study.name, base)],
+        "records": [
+            {"arm": arm, "seed": seed, "unit": unit, "series": series, "x": x, "accuracy": accuracy}
+            for arm, seed, unit, meta in found for series, x, accuracy in meta["rows"]
+        ],
         "test_reads": len(store.read_lines(pipeline.READS)),
     }  # fmt: skip
+    if study.name == "slimming":
+        told["sizes"] = _sizes([meta for arm, *_, meta in found if arm == "condensed"])
+    return told | ({"ranks": ranks(told)} if study.name == "nas" else {})
+
+
+def _units(study: Study, store: Store) -> Iterator[tuple[str, int, str, dict[str, Any]]]:
+    """(arm, seed, unit, what it says) of all that was made."""
+    for arm, experiment in study.experiments():
+        for task in pipeline.tasks(experiment, "apply"):
+            if task.stage == "apply":
+                (seed,) = task.experiment.evaluate.seeds
+                for unit, found in pipeline.manifest(task, store)["units"].items():
+                    yield arm, seed, unit, found["meta"]
+
+
+def _notes(name: str, base: Experiment) -> list[str]:
+    if name != "continual":
+        return []
+    return [KNOWING, *[f"{CUT}; --set evaluate.loss=hard has none"] * (base.evaluate.loss != "hard")]
+
+
+def _sizes(found: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Of the slim networks, by their share: channels, alike for all seeds; parameters, one number a seed."""
+    made: dict[float, Record] = {}
+    for meta in sorted(found, key=lambda meta: meta["rows"][0][1]):
+        kept = meta["rows"][0][1]
+        made.setdefault(kept, {"kept": kept, "channels": meta["channels"], "parameters": []})
+        made[kept]["parameters"].append(meta["parameters"])
+    return list(made.values())
+
+
+def values(told: Mapping[str, Any]) -> Values:
+    """(series, x) -> arm -> accuracies in the order of the seeds."""
+    found: Values = {}
+    place = {seed: i for i, seed in enumerate(told["seeds"])}
+    for record in sorted(told["records"], key=lambda record: place[record["seed"]]):
+        cell = found.setdefault((record["series"], record["x"]), {})
+        cell.setdefault(record["arm"], []).append(record["accuracy"])
+    return found
+
+
+def ranks(told: Mapping[str, Any]) -> dict[str, Any]:
+    """How well each arm ranks the networks, by means over the seeds, beside those of `all`.
+
+    arms: rho with its interval (95 % by a bootstrap of the networks), and the network that it ranks first
+    with the accuracy of that one trained on all. over: condensed minus random_real, in the same resamples.
+    ceiling: one seed of `all` with the mean of the others, the mean of these; None of one seed.
+    """
+    found = {series: cell for (series, _), cell in values(told).items()}
+    names, count = list(found), len(told["seeds"])
+    mean = {arm: [sum(found[n][arm]) / count for n in names] for arm in told["arms"]}
+    truth = mean["all"]
+
+    def rho(arm: str, ids: Sequence[int]) -> float:
+        return nas.spearman([mean[arm][i] for i in ids], [truth[i] for i in ids])
+
+    def said(measure: Callable[[Sequence[int]], float]) -> Record:
+        low, high = nas.bootstrap(measure, len(names))
+        return {"rho": measure(range(len(names))), "low": low, "high": high}
+
+    arms = {arm: said(partial(rho, arm)) for arm in told["arms"] if arm != "all"}
+    for arm, its in arms.items():
+        best = max(range(len(names)), key=lambda i: mean[arm][i])
+        its["chosen"] = [names[best], truth[best]]
+    each = []
+    for i in range(count if count > 1 else 0):
+        one = [found[n]["all"][i] for n in names]
+        rest = [(count * t - e) / (count - 1) for t, e in zip(truth, one, strict=True)]
+        each.append(nas.spearman(one, rest))
+    return {
+        "arms": arms,
+        "over": said(lambda ids: rho("condensed", ids) - rho("random_real", ids)),
+        "ceiling": sum(each) / len(each) if each else None,
+    }
 
 
 def stem(study: Study) -> str:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from edc_ray import applications, cli, config, given, pipeline
+from edc_ray.applications import ranks
 from edc_ray.artifacts import Store
+from edc_ray.claim import Interval
 from edc_ray.config import Apply, Experiment, Runtime
-from edc_ray.core import models
+from edc_ray.core import fit, models
 from edc_ray.core.applications import continual, nas, robustness, slimming
-from edc_ray.report.applications import ranks
+from edc_ray.report.applications import _bars, _natural, rho
 from tests import tiny
 from tests.test_pipeline import spied
 
@@ -139,11 +141,37 @@ def test_ranks_of_hand_made_accuracies() -> None:
         for arm, nets in accuracy.items() for name, each in nets.items() for seed in (0, 1)
     ]  # fmt: skip
     found = ranks({"records": records, "seeds": [0, 1], "arms": list(accuracy)})
-    assert found["condensed"]["rho"] == pytest.approx(0.5)  # ranks 3, 1, 2 against 3, 2, 1
-    assert found["condensed"]["seeds"] == pytest.approx([1, -0.5])
-    assert found["condensed"]["chosen"] == ["a", 0.9]
-    assert found["random_real"]["rho"] == pytest.approx(-1) and found["random_real"]["chosen"] == ["c", 0.7]
-    assert found["all"]["seeds"] == pytest.approx([1, 1])
+    arms, over = found["arms"], found["over"]
+    assert list(arms) == ["condensed", "random_real"]
+    assert arms["condensed"]["rho"] == pytest.approx(0.5)  # ranks 3, 1, 2 against 3, 2, 1
+    assert arms["condensed"]["chosen"] == ["a", 0.9]
+    assert arms["random_real"]["rho"] == pytest.approx(-1) and arms["random_real"]["chosen"] == ["c", 0.7]
+    assert found["ceiling"] == pytest.approx(1)
+    assert over["rho"] == pytest.approx(1.5) and over["low"] <= 1.5 <= over["high"]
+    low, high = nas.bootstrap(
+        lambda ids: (
+            nas.spearman([(0.3, 0.2, 0.25)[i] for i in ids], [-i for i in ids])
+            - nas.spearman(list(ids), [-i for i in ids])
+        ),
+        3,
+    )
+    assert (over["low"], over["high"]) == pytest.approx((low, high))
+    assert rho(arms["random_real"]) == "-1.00 [-1.00, -1.00]"
+
+
+def test_the_arms_of_a_difference_are_drawn_together() -> None:
+    """Two arms that rank alike differ by nothing, however wide their own intervals are."""
+    one = {f"n{i}": [value] for i, value in enumerate((0.3, 0.1, 0.4, 0.15, 0.5))}
+    records = [
+        {"arm": arm, "seed": 0, "unit": name, "series": name, "x": 0.0, "accuracy": 0.1 * i}
+        if arm == "all"
+        else {"arm": arm, "seed": 0, "unit": name, "series": name, "x": 0.0, "accuracy": each[0]}
+        for arm in ("condensed", "random_real", "all")
+        for i, (name, each) in enumerate(one.items())
+    ]
+    found = ranks({"records": records, "seeds": [0], "arms": ["condensed", "random_real", "all"]})
+    assert found["over"] == {"rho": 0, "low": 0, "high": 0} and found["ceiling"] is None
+    assert found["arms"]["condensed"]["high"] - found["arms"]["condensed"]["low"] > 0.5
 
 
 # --- class-incremental learning -----------------------------------------------------------------------------
@@ -159,6 +187,19 @@ def test_all_classes_come_and_none_twice() -> None:
 def test_labels_count_among_the_classes_seen() -> None:
     found = continual.relabelled(torch.tensor([7, 3, 0, 7, 5]), torch.tensor([5, 7]))
     assert found.tolist() == [1, -1, -1, 1, 0]
+
+
+def test_the_labels_of_a_memory_are_those_of_the_classes_seen() -> None:
+    found = continual.cut([torch.tensor([[0.1, 0.2, 0.3, 0.4]])], torch.tensor([3, 1]))
+    assert [each.tolist() for each in found] == [[[pytest.approx(0.4), pytest.approx(0.2)]]]
+
+
+def test_five_steps_come_before_ten_and_no_bar_leaves_the_accuracies() -> None:
+    assert sorted(["10 steps", "5 steps", "5 steps, mean"], key=_natural)[0] == "5 steps"
+    assert sorted(["10 steps", "5 steps"], key=_natural) == ["5 steps", "10 steps"]
+    assert _bars(Interval(0.95, 0.2, 3)) == pytest.approx((20, 5))
+    assert _bars(Interval(0.1, 0.2, 3)) == pytest.approx((10, 20))
+    assert _bars(Interval(0.1, math.inf, 1)) == (0, 0)
 
 
 def test_herding_of_hand_made_features() -> None:
@@ -186,7 +227,7 @@ def by_hand(features: Tensor, mean: Tensor, count: int) -> list[int]:
 def test_features_are_what_the_last_linear_layer_sees(rng: torch.Generator) -> None:
     model = models.build("vgg5_w16", 4, 8, 0).eval()
     images = torch.randn(5, 3, 8, 8, generator=rng)
-    found = continual.features(model, images, 2)
+    found = fit.features(model, images, 2)
     head = model[-1][-1]  # type: ignore[index]
     assert found.shape == (5, 64)
     with torch.no_grad():
@@ -236,6 +277,17 @@ def test_masks_keep_the_largest_scales_of_all_layers(vgg: nn.Module) -> None:
     assert slimming.sizes(slimming.masks(vgg, 0.5))[0] == 2  # a tenth, rounded up
     total = sum(float(norm.weight.abs().sum()) for norm in (first, *others))
     assert float(slimming.penalty(vgg)) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0.05, 0.1, 0.25, 0.5, 0.75, 1.0])
+def test_as_many_channels_stay_as_are_asked_for(kept: float, vgg: nn.Module) -> None:
+    """Beside a tenth of each layer, 20 of 176; ties too."""
+    first, *_ = slimming.norms(vgg)
+    for scale in (1.0, 1e-6, 0.0):
+        first.weight.data.mul_(scale)
+        sizes = slimming.sizes(slimming.masks(vgg, kept))
+        assert sum(sizes) == max(20, round(176 * kept))
+        assert all(size >= least for size, least in zip(sizes, (2, 4, 7, 7), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +357,19 @@ def test_a_field_counts_where_it_has_an_effect(name: str) -> None:
     assert changed == set(ACTIVE[name])
 
 
+@pytest.mark.parametrize("name", pipeline.APPLICATIONS)
+def test_what_changes_nothing_is_in_no_name(name: str) -> None:
+    """When students are looked at while they learn; and which student, where none is built."""
+    base = chosen(name)
+    looks: dict[str, Any] = {"reports": 7, "report_epochs": [1], "select": "best_val"}
+    for field, value in looks.items():
+        assert key(config.override(base, {f"evaluate.{field}": value})) == key(base), field
+    for field, value in {"lr": 0.5, "loss": "hard", "epochs": 7, "ema_buffers": False}.items():
+        assert key(config.override(base, {f"evaluate.{field}": value})) != key(base), field
+    other = key(config.override(base, {"evaluate.student": "vgg5_w16"}))
+    assert (other == key(base)) == (name in ("nas", "slimming"))
+
+
 def test_on_all_images_the_set_has_no_part_in_the_name() -> None:
     base = chosen("robustness", apply__images="all")
     assert [task.stage for task in pipeline.tasks(base, "apply")] == ["ingest", "apply"]
@@ -321,12 +386,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("robustness", {"epsilon": [0.0]}, "apply.epsilon"),
     ("robustness", {"epsilon": []}, "apply.epsilon"),
     ("nas", {"networks": ["vgg5_w16", "convnet_w32"]}, "apply.networks"),
+    ("nas", {"networks": []}, "apply.networks"),
     ("nas", {"networks": ["vgg5_w16", "convnet_w32", "vgg6"]}, "apply.networks.2"),
     ("continual", {"steps": [5, 11]}, "apply.steps"),
     ("continual", {"steps": []}, "apply.steps"),
     ("slimming", {"network": "resnet10_w8"}, "apply.network"),
     ("slimming", {"network": "vgg12"}, "apply.network"),
     ("slimming", {"kept": [0.5, 0.5001]}, "apply.kept"),
+    ("slimming", {"kept": [0.5, 0.9999]}, "apply.kept"),
+    ("slimming", {"kept": []}, "apply.kept"),
     ("juggling", {}, "apply.name"),
 ]
 
@@ -409,9 +477,11 @@ def test_what_is_attacked_is_the_student_of_evaluate(loss: str, store: Store) ->
 
 
 @pytest.mark.slow
-def test_a_run_of_two_steps_by_hand(store: Store) -> None:
+@pytest.mark.parametrize("loss", ["mse", "hard"])
+def test_a_run_of_two_steps_by_hand(loss: str, store: Store) -> None:
     """The last step is a student of all classes; the first one of five, on their images alone."""
-    experiment = chosen("continual", evaluate__loss="hard", evaluate__epochs=20, apply__steps=[2])
+    more: dict[str, Any] = {"evaluate__epochs": 20, "squeeze__epochs": 4}
+    experiment = chosen("continual", evaluate__loss=loss, apply__steps=[2], **more)
     found = rows(store, experiment)
     assert list(found) == ["classes-00005", "classes-00010"]
     assert [row[:2] for each in found.values() for row in each] == [["2 steps", 5.0], ["2 steps", 10.0]]
@@ -422,7 +492,10 @@ def test_a_run_of_two_steps_by_hand(store: Store) -> None:
 
 
 def step_by_hand(task: pipeline.Task, inputs: pipeline.worker.Inputs, count: int) -> float:
-    """Trains on the images of the classes seen and counts what is right, image by image."""
+    """Trains on the images of the classes seen and counts what is right, image by image.
+
+    Soft labels are those of the observers, cut column by column.
+    """
     from edc_ray.core import relabel, train
     from edc_ray.core.random import seed_of
 
@@ -437,8 +510,14 @@ def step_by_hand(task: pipeline.Task, inputs: pipeline.worker.Inputs, count: int
     student = train.Student(exp, model, images[kept], own, (real.mean, real.std))
     for page in range(1000):
         views = relabel.page_views(exp.relabel, len(kept), real.size, 0, page)
-        first = page * relabel.page_steps(exp.relabel)
-        for _ in student.advance([relabel.Page(first, views, ())], student.total):
+        made = relabel.Page(page * relabel.page_steps(exp.relabel), views, ())
+        if exp.evaluate.loss != "hard":
+            teachers = list(inputs.observers(task).values())
+            norm = real.mean, real.std
+            whole = relabel.label_page(exp.relabel, teachers, images[kept], norm, 0, page, 1000)
+            logits = tuple(torch.stack([one[:, c] for c in seen], 1) for one in whole.logits)
+            made = relabel.Page(whole.first_step, whole.views, logits)
+        for _ in student.advance([made], student.total):
             pass
         if student.step == student.total:
             break
@@ -469,7 +548,7 @@ def test_an_interrupted_unit_goes_on_to_the_same_numbers(
     for stage in ("relabel", "sparse") if name == "slimming" else ("relabel",):
         pipeline.ensure(experiment, other, often, mapper, upto=stage)
     task = pipeline.tasks(experiment, "apply")[-1]
-    unit = pipeline.units(task, often)[-1]
+    unit = pipeline.units(task, often)[0 if name == "slimming" else -1]
     running: Any = pipeline.Worker(other, often).run(task, unit)
     for _ in range(3):
         assert isinstance(next(running), pipeline.Progress)
@@ -519,7 +598,7 @@ SMALL = {
     "continual": ["apply.steps=[2, 5]"],
     "slimming": ["apply.epochs=1", "apply.kept=[0.25, 0.5]"],
 }
-COUNTS = {"robustness": 3 * 7, "nas": 3 * 3, "continual": 3 * 7, "slimming": 3 * 4}  # rows of one seed
+COUNTS = {"robustness": 3 * 7, "nas": 3 * 3, "continual": 3 * 7, "slimming": 3 * 5}  # rows of one seed
 
 
 def apply(capsys: pytest.CaptureFixture[str], name: str, place: Path, *more: str) -> str:
@@ -571,6 +650,15 @@ def test_the_table_has_the_means_of_the_records(place: Path, capsys: pytest.Capt
     shown = [float(number) for number in re.findall(r"(-?[\d.]+) \+-", line)]
     over = [mean["condensed"] - mean[arm] for arm in told["arms"][1:]]
     assert shown == pytest.approx([*mean.values(), *over], abs=0.006)
+    cut = {r["x"]: [] for r in told["records"] if r["series"] == "cut"}
+    for r in told["records"]:
+        if (r["arm"], r["series"]) == ("condensed", "cut"):
+            cut[r["x"]].append(r["accuracy"])
+    assert list(cut) == [0.25, 0.5, 1.0] and all(one != other for one, other in [cut[1.0]])
+    for size, channels in zip(told["sizes"], (44, 88, 176), strict=True):
+        assert size["channels"] == channels and len(size["parameters"]) == 2
+        said = f"{size['kept']:g} +{channels} .*  {50 * sum(cut[size['kept']]):.2f} \\+- [\\d.]+$"
+        assert re.search(f"^{said}", out, re.M), said
 
 
 @pytest.mark.slow
