@@ -491,6 +491,21 @@ def test_a_run_of_two_steps_by_hand(loss: str, store: Store) -> None:
         assert each[0][2] == pytest.approx(step_by_hand(task, inputs, count))
 
 
+@pytest.mark.slow
+def test_herding_looks_at_each_class_once_and_at_those_seen_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker, units of 4 and of all classes: what is remembered does not change."""
+    experiment = chosen("continual", evaluate__epochs=1, apply__steps=[3], apply__memory="herding")
+    rows(store, experiment)
+    looked, original = list[int](), fit.features
+    monkeypatch.setattr(fit, "features", lambda *given: looked.append(len(given[1])) or original(*given))
+    task, worker = pipeline.tasks(experiment, "apply")[-1], pipeline.Worker(store, RUNTIME)
+    for unit, seen in (("classes-00004", 4), ("classes-00010", 10), ("classes-00007", 10)):
+        list(worker.run(task, unit))
+        assert len(looked) == seen
+
+
 def step_by_hand(task: pipeline.Task, inputs: pipeline.worker.Inputs, count: int) -> float:
     """Trains on the images of the classes seen and counts what is right, image by image.
 
