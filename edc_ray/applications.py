@@ -1,8 +1,7 @@
 """The applications of a condensed set, each beside its baselines: arms, tables, files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from edc_ray import config, evaluation, pipeline
@@ -13,7 +12,6 @@ from edc_ray.given import Given, to_json
 from edc_ray.presets import protocols
 
 Record = dict[str, Any]
-Values = dict[tuple[str, float], dict[str, list[float]]]
 BASELINES = {
     "robustness": ("random_real", "all"), "nas": ("random_real", "all"),
     "continual": ("random_real", "herding"), "slimming": ("random_real", "noise"),
@@ -106,7 +104,12 @@ def facts(study: Study, store: Store) -> dict[str, Any]:
     }  # fmt: skip
     if study.name == "slimming":
         told["sizes"] = _sizes([meta for arm, *_, meta in found if arm == "condensed"])
-    return told | ({"ranks": ranks(told)} if study.name == "nas" else {})
+    if study.name == "nas":
+        each: dict[str, dict[str, list[float]]] = {}
+        for record in told["records"]:  # of each arm in the order of the seeds
+            each.setdefault(record["series"], {}).setdefault(record["arm"], []).append(record["accuracy"])
+        told["ranks"] = nas.ranks(each)
+    return told
 
 
 def _units(study: Study, store: Store) -> Iterator[tuple[str, int, str, dict[str, Any]]]:
@@ -133,51 +136,6 @@ def _sizes(found: Sequence[Mapping[str, Any]]) -> list[Record]:
         made.setdefault(kept, {"kept": kept, "channels": meta["channels"], "parameters": []})
         made[kept]["parameters"].append(meta["parameters"])
     return list(made.values())
-
-
-def values(told: Mapping[str, Any]) -> Values:
-    """(series, x) -> arm -> accuracies in the order of the seeds."""
-    found: Values = {}
-    place = {seed: i for i, seed in enumerate(told["seeds"])}
-    for record in sorted(told["records"], key=lambda record: place[record["seed"]]):
-        cell = found.setdefault((record["series"], record["x"]), {})
-        cell.setdefault(record["arm"], []).append(record["accuracy"])
-    return found
-
-
-def ranks(told: Mapping[str, Any]) -> dict[str, Any]:
-    """How well each arm ranks the networks, by means over the seeds, beside those of `all`.
-
-    arms: rho with its interval (95 % by a bootstrap of the networks), and the network that it ranks first
-    with the accuracy of that one trained on all. over: condensed minus random_real, in the same resamples.
-    ceiling: one seed of `all` with the mean of the others, the mean of these; None of one seed.
-    """
-    found = {series: cell for (series, _), cell in values(told).items()}
-    names, count = list(found), len(told["seeds"])
-    mean = {arm: [sum(found[n][arm]) / count for n in names] for arm in told["arms"]}
-    truth = mean["all"]
-
-    def rho(arm: str, ids: Sequence[int]) -> float:
-        return nas.spearman([mean[arm][i] for i in ids], [truth[i] for i in ids])
-
-    def said(measure: Callable[[Sequence[int]], float]) -> Record:
-        low, high = nas.bootstrap(measure, len(names))
-        return {"rho": measure(range(len(names))), "low": low, "high": high}
-
-    arms = {arm: said(partial(rho, arm)) for arm in told["arms"] if arm != "all"}
-    for arm, its in arms.items():
-        best = max(range(len(names)), key=lambda i: mean[arm][i])
-        its["chosen"] = [names[best], truth[best]]
-    each = []
-    for i in range(count if count > 1 else 0):
-        one = [found[n]["all"][i] for n in names]
-        rest = [(count * t - e) / (count - 1) for t, e in zip(truth, one, strict=True)]
-        each.append(nas.spearman(one, rest))
-    return {
-        "arms": arms,
-        "over": said(lambda ids: rho("condensed", ids) - rho("random_real", ids)),
-        "ceiling": sum(each) / len(each) if each else None,
-    }
 
 
 def stem(study: Study) -> str:

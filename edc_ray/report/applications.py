@@ -7,18 +7,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from edc_ray.applications import Values, values
 from edc_ray.artifacts import pack_table
 from edc_ray.claim import Interval, interval
 from edc_ray.report.section import drawing, png
 
 WIDE = 16  # of a column with an interval
+Values = dict[tuple[str, float], dict[str, list[float]]]
 MEANING = {
     "random_real": "as many real images, a new draw for each seed, same labels and recipe",
     "all": "all training images, trained as observers are (squeeze)",
     "herding": "as many real images, led to the mean of their class in features of the first observer",
     "noise": "as many images of noise, same labels and recipe",
 }
+
+
+def values(told: Mapping[str, Any]) -> Values:
+    """(series, x) -> arm -> accuracies in the order of the seeds."""
+    found: Values = {}
+    place = {seed: i for i, seed in enumerate(told["seeds"])}
+    for record in sorted(told["records"], key=lambda record: place[record["seed"]]):
+        cell = found.setdefault((record["series"], record["x"]), {})
+        cell.setdefault(record["arm"], []).append(record["accuracy"])
+    return found
 
 
 def table(told: Mapping[str, Any]) -> list[str]:
@@ -35,7 +45,8 @@ def _rows(told: Mapping[str, Any], found: Values) -> list[str]:
     if told["application"] == "continual":
         found |= _means(found)
     wide = max(len("series"), *(len(series) for series, _ in found))
-    lines = [f"{'series':<{wide}}  {x:<8}  " + "  ".join(f"{c.replace('_', ' '):<{WIDE}}" for c in columns)]
+    head = "  ".join(f"{name.replace('_', ' '):<{WIDE}}" for name in columns)
+    lines = [f"{'series':<{wide}}  {x:<8}  {head}".rstrip()]
     for (series, at), cell in sorted(found.items(), key=lambda item: (_natural(item[0][0]), item[0][1])):
         less = [[a - b for a, b in zip(cell[first], cell[arm], strict=True)] for arm in rest]
         said = "  ".join(f"{_said(each):<{WIDE}}" for each in (*(cell[a] for a in told["arms"]), *less))
@@ -102,9 +113,8 @@ def _ranks(told: Mapping[str, Any]) -> list[str]:
     if made["ceiling"] is not None:
         lines.append(f"  all: {made['ceiling']:.2f}, one seed with the mean of the others, their mean")
     wide = max(len(series) for series, _ in found)
-    lines.append(
-        f"{'network':<{wide}}  " + "  ".join(f"{arm.replace('_', ' '):<{WIDE}}" for arm in told["arms"])
-    )
+    head = "  ".join(f"{arm.replace('_', ' '):<{WIDE}}" for arm in told["arms"])
+    lines.append(f"{'network':<{wide}}  {head}".rstrip())
     for (name, _), cell in sorted(found.items(), key=lambda item: -sum(item[1]["all"])):
         shown = "  ".join(f"{_said(cell[arm]):<{WIDE}}" for arm in told["arms"])
         lines.append(f"{name:<{wide}}  {shown}".rstrip())
@@ -114,10 +124,11 @@ def _ranks(told: Mapping[str, Any]) -> list[str]:
 def _head(told: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, told["seeds"]))
     who = "" if told["network"] is None else f", network {told['network']}"
+    over = [] if told["application"] == "nas" else ['"over": condensed minus that, paired by seed']
     return [
         f"{told['application']} of {told['set']} ({told['ipc']} images a class){who}",
         f"accuracy on {told['split']} ({told['judged']} images) in %, mean and 95 % interval, seeds {seeds};",
-        '"over": condensed minus that, paired by seed',
+        *over,
         *(f"{arm.replace('_', ' ')}: {MEANING[arm]}" for arm in told["arms"] if arm in MEANING),
     ]
 
