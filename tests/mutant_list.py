@@ -381,6 +381,12 @@ MUTANTS: list[Mutant] = [
         '{"stage": stage, "version": row.version}', '{"stage": stage}',
         "tests/test_pipeline.py::test_a_raised_version_changes_the_stage_and_its_descendants",
     ),
+    # --- applications ---
+    Mutant(
+        "a memory's labels are those of other classes", CORE + "applications/continual.py",
+        "each[:, seen]", "each[:, : len(seen)]",
+        "tests/test_applications.py::test_the_labels_of_a_memory_are_those_of_the_classes_seen",
+    ),
     # --- search.inner ---
     Mutant(
         "a synthesis that fails is tried n times", "edc_ray/reuse.py",

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edc_ray import applications, cli, config, pipeline
+from edc_ray import applications, cli, config, given, pipeline
 from edc_ray.artifacts import Store
+from edc_ray.claim import Interval
 from edc_ray.config import Apply, Experiment, Runtime
-from edc_ray.core import models
+from edc_ray.core import fit, models
 from edc_ray.core.applications import continual, nas, robustness, slimming
-from edc_ray.report.applications import ranks
+from edc_ray.report.applications import _bars, _natural, rho
 from tests import tiny
 from tests.test_pipeline import spied
 
@@ -129,21 +130,41 @@ def test_the_bootstrap_has_the_spread_of_a_mean() -> None:
 
 
 def test_ranks_of_hand_made_accuracies() -> None:
-    accuracy = {
-        "condensed": {"a": [0.3, 0.3], "b": [0.2, 0.2], "c": [0.1, 0.4]},
-        "random_real": {"a": [0.1, 0.1], "b": [0.2, 0.2], "c": [0.3, 0.3]},
-        "all": {"a": [0.9, 0.9], "b": [0.8, 0.8], "c": [0.7, 0.7]},
-    }
-    records = [
-        {"arm": arm, "seed": seed, "unit": name, "series": name, "x": 0.0, "accuracy": each[seed]}
-        for arm, nets in accuracy.items() for name, each in nets.items() for seed in (0, 1)
-    ]  # fmt: skip
-    found = ranks({"records": records, "seeds": [0, 1], "arms": list(accuracy)})
-    assert found["condensed"]["rho"] == pytest.approx(0.5)  # ranks 3, 1, 2 against 3, 2, 1
-    assert found["condensed"]["seeds"] == pytest.approx([1, -0.5])
-    assert found["condensed"]["chosen"] == ["a", 0.9]
-    assert found["random_real"]["rho"] == pytest.approx(-1) and found["random_real"]["chosen"] == ["c", 0.7]
-    assert found["all"]["seeds"] == pytest.approx([1, 1])
+    found = nas.ranks(
+        {
+            "a": {"condensed": [0.3, 0.3], "random_real": [0.1, 0.1], "all": [0.9, 0.9]},
+            "b": {"condensed": [0.2, 0.2], "random_real": [0.2, 0.2], "all": [0.8, 0.8]},
+            "c": {"condensed": [0.1, 0.4], "random_real": [0.3, 0.3], "all": [0.7, 0.7]},
+        }
+    )
+    arms, over = found["arms"], found["over"]
+    assert list(arms) == ["condensed", "random_real"]
+    assert arms["condensed"]["rho"] == pytest.approx(0.5)  # ranks 3, 1, 2 against 3, 2, 1
+    assert arms["condensed"]["chosen"] == ["a", 0.9]
+    assert arms["random_real"]["rho"] == pytest.approx(-1) and arms["random_real"]["chosen"] == ["c", 0.7]
+    assert found["ceiling"] == pytest.approx(1)
+    assert over["rho"] == pytest.approx(1.5) and over["low"] <= 1.5 <= over["high"]
+    low, high = nas.bootstrap(
+        lambda ids: (
+            nas.spearman([(0.3, 0.2, 0.25)[i] for i in ids], [-i for i in ids])
+            - nas.spearman(list(ids), [-i for i in ids])
+        ),
+        3,
+    )
+    assert (over["low"], over["high"]) == pytest.approx((low, high))
+    assert rho(arms["random_real"]) == "-1.00 [-1.00, -1.00]"
+
+
+def test_the_arms_of_a_difference_are_drawn_together() -> None:
+    """Two arms that rank alike differ by nothing, however wide their own intervals are."""
+    found = nas.ranks(
+        {
+            str(i): {"condensed": [value], "random_real": [value], "all": [0.1 * i]}
+            for i, value in enumerate((0.3, 0.1, 0.4, 0.15, 0.5))
+        }
+    )
+    assert found["over"] == {"rho": 0, "low": 0, "high": 0} and found["ceiling"] is None
+    assert found["arms"]["condensed"]["high"] - found["arms"]["condensed"]["low"] > 0.5
 
 
 # --- class-incremental learning -----------------------------------------------------------------------------
@@ -159,6 +180,19 @@ def test_all_classes_come_and_none_twice() -> None:
 def test_labels_count_among_the_classes_seen() -> None:
     found = continual.relabelled(torch.tensor([7, 3, 0, 7, 5]), torch.tensor([5, 7]))
     assert found.tolist() == [1, -1, -1, 1, 0]
+
+
+def test_the_labels_of_a_memory_are_those_of_the_classes_seen() -> None:
+    found = continual.cut([torch.tensor([[0.1, 0.2, 0.3, 0.4]])], torch.tensor([3, 1]))
+    assert [each.tolist() for each in found] == [[[pytest.approx(0.4), pytest.approx(0.2)]]]
+
+
+def test_five_steps_come_before_ten_and_no_bar_leaves_the_accuracies() -> None:
+    assert sorted(["10 steps", "5 steps", "5 steps, mean"], key=_natural)[0] == "5 steps"
+    assert sorted(["10 steps", "5 steps"], key=_natural) == ["5 steps", "10 steps"]
+    assert _bars(Interval(0.95, 0.2, 3)) == pytest.approx((20, 5))
+    assert _bars(Interval(0.1, 0.2, 3)) == pytest.approx((10, 20))
+    assert _bars(Interval(0.1, math.inf, 1)) == (0, 0)
 
 
 def test_herding_of_hand_made_features() -> None:
@@ -186,7 +220,7 @@ def by_hand(features: Tensor, mean: Tensor, count: int) -> list[int]:
 def test_features_are_what_the_last_linear_layer_sees(rng: torch.Generator) -> None:
     model = models.build("vgg5_w16", 4, 8, 0).eval()
     images = torch.randn(5, 3, 8, 8, generator=rng)
-    found = continual.features(model, images, 2)
+    found = fit.features(model, images, 2)
     head = model[-1][-1]  # type: ignore[index]
     assert found.shape == (5, 64)
     with torch.no_grad():
@@ -236,6 +270,17 @@ def test_masks_keep_the_largest_scales_of_all_layers(vgg: nn.Module) -> None:
     assert slimming.sizes(slimming.masks(vgg, 0.5))[0] == 2  # a tenth, rounded up
     total = sum(float(norm.weight.abs().sum()) for norm in (first, *others))
     assert float(slimming.penalty(vgg)) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0.05, 0.1, 0.25, 0.5, 0.75, 1.0])
+def test_as_many_channels_stay_as_are_asked_for(kept: float, vgg: nn.Module) -> None:
+    """Beside a tenth of each layer, 20 of 176; ties too."""
+    first, *_ = slimming.norms(vgg)
+    for scale in (1.0, 1e-6, 0.0):
+        first.weight.data.mul_(scale)
+        sizes = slimming.sizes(slimming.masks(vgg, kept))
+        assert sum(sizes) == max(20, round(176 * kept))
+        assert all(size >= least for size, least in zip(sizes, (2, 4, 7, 7), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +350,19 @@ def test_a_field_counts_where_it_has_an_effect(name: str) -> None:
     assert changed == set(ACTIVE[name])
 
 
+@pytest.mark.parametrize("name", pipeline.APPLICATIONS)
+def test_what_changes_nothing_is_in_no_name(name: str) -> None:
+    """When students are looked at while they learn; and which student, where none is built."""
+    base = chosen(name)
+    looks: dict[str, Any] = {"reports": 7, "report_epochs": [1], "select": "best_val"}
+    for field, value in looks.items():
+        assert key(config.override(base, {f"evaluate.{field}": value})) == key(base), field
+    for field, value in {"lr": 0.5, "loss": "hard", "epochs": 7, "ema_buffers": False}.items():
+        assert key(config.override(base, {f"evaluate.{field}": value})) != key(base), field
+    other = key(config.override(base, {"evaluate.student": "vgg5_w16"}))
+    assert (other == key(base)) == (name in ("nas", "slimming"))
+
+
 def test_on_all_images_the_set_has_no_part_in_the_name() -> None:
     base = chosen("robustness", apply__images="all")
     assert [task.stage for task in pipeline.tasks(base, "apply")] == ["ingest", "apply"]
@@ -321,12 +379,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("robustness", {"epsilon": [0.0]}, "apply.epsilon"),
     ("robustness", {"epsilon": []}, "apply.epsilon"),
     ("nas", {"networks": ["vgg5_w16", "convnet_w32"]}, "apply.networks"),
+    ("nas", {"networks": []}, "apply.networks"),
     ("nas", {"networks": ["vgg5_w16", "convnet_w32", "vgg6"]}, "apply.networks.2"),
     ("continual", {"steps": [5, 11]}, "apply.steps"),
     ("continual", {"steps": []}, "apply.steps"),
     ("slimming", {"network": "resnet10_w8"}, "apply.network"),
     ("slimming", {"network": "vgg12"}, "apply.network"),
     ("slimming", {"kept": [0.5, 0.5001]}, "apply.kept"),
+    ("slimming", {"kept": [0.5, 0.9999]}, "apply.kept"),
+    ("slimming", {"kept": []}, "apply.kept"),
     ("juggling", {}, "apply.name"),
 ]
 
@@ -351,6 +412,31 @@ def test_an_unknown_application_is_refused_by_the_command(
     assert cli.main(["apply", "robustnes", "digits/ipc1", "--set", f"runtime.store={tmp_path / 's'}"]) == 2
     _, err = capsys.readouterr()
     assert "did you mean robustness?" in err and not list(tmp_path.iterdir())
+
+
+def studied(name: str, *changes: str, final: bool = False) -> applications.Study:
+    return applications.study(name, given.open_set("digits/ipc1", None, ["split.val=0.3", *changes]), final)
+
+
+def test_files_are_named_by_what_was_compared() -> None:
+    """The recipe and the seeds, and not how the set was called."""
+    plain = studied("robustness")
+    changes = ["evaluate.loss=hard", "recover.iterations=0", "evaluate.seeds=[4, 5]", "apply.epsilon=[0.5]"]
+    stems = {applications.stem(studied("robustness", change)) for change in changes}
+    assert len(stems | {applications.stem(plain)}) == 1 + len(changes)
+    other = replace(plain, given=replace(plain.given, name="./digits/ipc1"))
+    assert applications.stem(other) == applications.stem(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "path"),
+    [("robustness", "apply.images=all", "apply.images"), ("nas", "apply.images=all", "apply.images"),
+     ("continual", "apply.memory=herding", "apply.memory"), ("nas", "apply.name=slimming", "apply.name")],
+)  # fmt: skip
+def test_what_the_arms_differ_in_cannot_be_set_for_all(name: str, change: str, path: str) -> None:
+    with pytest.raises(config.ConfigError, match="is set by") as error:
+        studied(name, change)
+    assert error.value.path == path
 
 
 # --- the stage ----------------------------------------------------------------------------------------------
@@ -384,9 +470,11 @@ def test_what_is_attacked_is_the_student_of_evaluate(loss: str, store: Store) ->
 
 
 @pytest.mark.slow
-def test_a_run_of_two_steps_by_hand(store: Store) -> None:
+@pytest.mark.parametrize("loss", ["mse", "hard"])
+def test_a_run_of_two_steps_by_hand(loss: str, store: Store) -> None:
     """The last step is a student of all classes; the first one of five, on their images alone."""
-    experiment = chosen("continual", evaluate__loss="hard", evaluate__epochs=20, apply__steps=[2])
+    more: dict[str, Any] = {"evaluate__epochs": 20, "squeeze__epochs": 4}
+    experiment = chosen("continual", evaluate__loss=loss, apply__steps=[2], **more)
     found = rows(store, experiment)
     assert list(found) == ["classes-00005", "classes-00010"]
     assert [row[:2] for each in found.values() for row in each] == [["2 steps", 5.0], ["2 steps", 10.0]]
@@ -396,8 +484,31 @@ def test_a_run_of_two_steps_by_hand(store: Store) -> None:
         assert each[0][2] == pytest.approx(step_by_hand(task, inputs, count))
 
 
+@pytest.mark.slow
+def test_herding_looks_at_each_class_once_and_at_those_seen_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker, units of 4 and of all classes: what is remembered does not change."""
+    experiment = chosen("continual", evaluate__epochs=1, apply__steps=[3], apply__memory="herding")
+    rows(store, experiment)
+    looked, original = list[int](), fit.features
+
+    def counted(model: nn.Module, images: Any, together: int) -> Tensor:
+        looked.append(len(images))
+        return original(model, images, together)
+
+    monkeypatch.setattr(fit, "features", counted)
+    task, worker = pipeline.tasks(experiment, "apply")[-1], pipeline.Worker(store, RUNTIME)
+    for unit, seen in (("classes-00004", 4), ("classes-00010", 10), ("classes-00007", 10)):
+        list(worker.run(task, unit))
+        assert len(looked) == seen
+
+
 def step_by_hand(task: pipeline.Task, inputs: pipeline.worker.Inputs, count: int) -> float:
-    """Trains on the images of the classes seen and counts what is right, image by image."""
+    """Trains on the images of the classes seen and counts what is right, image by image.
+
+    Soft labels are those of the observers, cut column by column.
+    """
     from edc_ray.core import relabel, train
     from edc_ray.core.random import seed_of
 
@@ -412,8 +523,14 @@ def step_by_hand(task: pipeline.Task, inputs: pipeline.worker.Inputs, count: int
     student = train.Student(exp, model, images[kept], own, (real.mean, real.std))
     for page in range(1000):
         views = relabel.page_views(exp.relabel, len(kept), real.size, 0, page)
-        first = page * relabel.page_steps(exp.relabel)
-        for _ in student.advance([relabel.Page(first, views, ())], student.total):
+        made = relabel.Page(page * relabel.page_steps(exp.relabel), views, ())
+        if exp.evaluate.loss != "hard":
+            teachers = list(inputs.observers(task).values())
+            norm = real.mean, real.std
+            whole = relabel.label_page(exp.relabel, teachers, images[kept], norm, 0, page, 1000)
+            logits = tuple(torch.stack([one[:, c] for c in seen], 1) for one in whole.logits)
+            made = relabel.Page(whole.first_step, whole.views, logits)
+        for _ in student.advance([made], student.total):
             pass
         if student.step == student.total:
             break
@@ -444,7 +561,7 @@ def test_an_interrupted_unit_goes_on_to_the_same_numbers(
     for stage in ("relabel", "sparse") if name == "slimming" else ("relabel",):
         pipeline.ensure(experiment, other, often, mapper, upto=stage)
     task = pipeline.tasks(experiment, "apply")[-1]
-    unit = pipeline.units(task, often)[-1]
+    unit = pipeline.units(task, often)[0 if name == "slimming" else -1]
     running: Any = pipeline.Worker(other, often).run(task, unit)
     for _ in range(3):
         assert isinstance(next(running), pipeline.Progress)
@@ -494,7 +611,7 @@ SMALL = {
     "continual": ["apply.steps=[2, 5]"],
     "slimming": ["apply.epochs=1", "apply.kept=[0.25, 0.5]"],
 }
-COUNTS = {"robustness": 3 * 7, "nas": 3 * 3, "continual": 3 * 7, "slimming": 3 * 4}  # rows of one seed
+COUNTS = {"robustness": 3 * 7, "nas": 3 * 3, "continual": 3 * 7, "slimming": 3 * 5}  # rows of one seed
 
 
 def apply(capsys: pytest.CaptureFixture[str], name: str, place: Path, *more: str) -> str:
@@ -526,6 +643,9 @@ def test_the_command_writes_what_it_says(
     assert {(row["arm"], row["seed"]) for row in table} == {(arm, s) for arm in told["arms"] for s in (0, 1)}
     assert all(0 <= row["accuracy"] <= 1 for row in table)
     assert Path(files[2]).read_bytes().startswith(b"\x89PNG")
+    if name == "nas":
+        over = told["ranks"]["over"]
+        assert f"the same resamples: {over['rho']:+.2f} [{over['low']:+.2f}, {over['high']:+.2f}]" in out
     again = apply(capsys, name, place)
     assert "units" not in again and again.splitlines()[-5:] == out.splitlines()[-5:]
 
@@ -546,6 +666,15 @@ def test_the_table_has_the_means_of_the_records(place: Path, capsys: pytest.Capt
     shown = [float(number) for number in re.findall(r"(-?[\d.]+) \+-", line)]
     over = [mean["condensed"] - mean[arm] for arm in told["arms"][1:]]
     assert shown == pytest.approx([*mean.values(), *over], abs=0.006)
+    cut: dict[float, list[float]] = {}
+    for r in told["records"]:
+        if (r["arm"], r["series"]) == ("condensed", "cut"):
+            cut.setdefault(r["x"], []).append(r["accuracy"])
+    assert list(cut) == [0.25, 0.5, 1.0] and len(set(cut[1.0])) == 2, "another network for each seed"
+    for size, channels in zip(told["sizes"], (44, 88, 176), strict=True):
+        assert size["channels"] == channels and len(size["parameters"]) == 2
+        said = f"{size['kept']:g} +{channels} .*  {50 * sum(cut[size['kept']]):.2f} \\+- [\\d.]+$"
+        assert re.search(f"^{said}", out, re.M), said
 
 
 @pytest.mark.slow

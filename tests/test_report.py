@@ -571,19 +571,34 @@ def test_what_cannot_be_shown_costs_only_its_section(
 
 
 def test_what_was_found_about_the_winner_and_only_that_is_shown(confirmed: Claim) -> None:
-    store, winner = confirmed.store, pipeline.tasks(confirmed.experiment(confirmed.best), "recover")[-1].key
+    """With what must be known of it; read on test, the winner was condensed again."""
+    store, best = confirmed.store, confirmed.experiment(confirmed.best)
+    winner, again = (pipeline.tasks(e, "recover")[-1].key for e in (best, pipeline.refitted(best)))
+    assert winner != again
+    looks = [{"notes": ["each alone"], "seen": ["not resolved: this"]}]
+    final = {
+        "recover": again, "split": "test", "judged": 7, "seeds": [3, 4], "notes": ["made again"],
+        "paper": "curves only",
+    }  # fmt: skip
     left = {
-        "diagnoses/ours-1.json": json.dumps({"recover": winner}).encode(),
+        "diagnoses/ours-1.json": json.dumps({"recover": winner, "notes": ["all"], "looks": looks}).encode(),
         "diagnoses/ours-1.png": b"a picture",
         "applications/another-2.json": b'{"recover": "0"}',
         "applications/another-2.png": b"of another set",
+        "applications/final-3.json": json.dumps(final).encode(),
+        "applications/final-3.png": b"on test",
     }
     for name, data in left.items():
         store.put(name, data)
     found = trials.Trials(confirmed, confirmed.facts())
     made = figures.figures(found)
-    assert made.pictures == {"ours-1": b"a picture"}
-    assert made.text == [f"ours: numbers in {store.path('diagnoses/ours-1.parquet')}"]
+    assert made.pictures == {"ours-1": b"a picture", "final-3": b"on test"}
+    assert made.text == [
+        f"ours: numbers in {store.path('diagnoses/ours-1.parquet')}",
+        "note: all", "note: each alone", "not resolved: this",
+        f"final: numbers in {store.path('applications/final-3.parquet')}",
+        "accuracy on test (7 images), seeds 3, 4", "note: made again", "the paper: curves only",
+    ]  # fmt: skip
     store.drop(*left)
     assert figures.figures(found).text == [figures.NONE]
 

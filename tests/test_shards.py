@@ -116,6 +116,29 @@ def test_statistics_hold_the_images_of_one_forward(
     assert read == [10] * 6 + [4]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("robustness", {"apply.pgd_steps": 2}), ("robustness", {"apply.images": "all"}),
+     ("continual", {"apply.steps": [2], "apply.memory": "herding"}), ("slimming", {"apply.epochs": 1})],
+)  # fmt: skip
+def test_applications_have_the_numbers_of_the_dataset_in_memory(
+    name: str, changes: dict[str, object], sharded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"apply.name": name, **changes}
+    made = dict[str, object]()
+    for folder in ("sharded", "whole"):
+        if folder == "whole":
+            monkeypatch.setattr(data, "IN_MEMORY_BYTES", 1 << 30)
+            monkeypatch.setattr(data, "SHARD_BYTES", 1 << 30)
+            _forget()
+        store, _, found = run(tmp_path / folder, "apply", **changes)
+        units = store.artifact("apply", found["apply"].key).manifest()["units"]  # type: ignore[index]
+        made[folder] = {unit: each["meta"]["rows"] for unit, each in units.items()}
+        assert bool(found["ingest"].shards[0]) == (folder == "sharded")
+    assert made["sharded"] == made["whole"]
+
+
 def _spied(seen: list[str]) -> object:
     original = pixels._decoded
 

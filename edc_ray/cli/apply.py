@@ -34,4 +34,4 @@ def run(args: argparse.Namespace) -> None:
                 pipeline.ensure(experiment, store, found.runtime, mapper, tell, "apply")
     told = applications.facts(study, store)
     print("\n".join(["", *table(told)]))
-    print(f"written to {', '.join(applications.write(told, files(told), store))}")
+    print(f"written to {', '.join(applications.write(study, told, files(told), store))}")

@@ -28,6 +28,22 @@ def predict(
     return torch.cat([model(chunk) for chunk in cached(images.split(together))])
 
 
+@torch.no_grad()
+def features(
+    model: nn.Module, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES
+) -> Float[Tensor, "n d"]:
+    """What the last linear layer sees; of a network without one, its logits. The model is in eval mode."""
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    seen: list[Tensor] = []
+    handles = [head.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for head in heads[-1:]]
+    try:
+        logits = [model(part) for part in cached(images.split(together))]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat([part.flatten(1) for part in (seen or logits)])
+
+
 def cached(batches: Iterable[Float[Tensor, "_ c s s"]]) -> Iterator[Float[Tensor, "_ c s s"]]:
     """The batches, on a CPU in parts with smaller activations.
 

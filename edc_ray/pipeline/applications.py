@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edc_ray import config
-from edc_ray.config import ConfigError, Experiment, Squeeze
+from edc_ray.config import ConfigError, Evaluate, Experiment, Squeeze
 from edc_ray.core import fit, models, relabel, train
 from edc_ray.core.applications import continual, nas, robustness, slimming
 from edc_ray.core.random import seed_of
@@ -31,13 +31,15 @@ Rows = list[tuple[str, float, float]]
 class Application:
     """A row of APPLICATIONS.
 
-    reads, inputs: as of a Stage, beside `apply` itself. units: their names. check: refuses what the
+    reads, inputs: as of a Stage, beside `apply` itself. builds: the networks that learn. units: their names.
+    check: refuses what the
     experiment, with so many classes, does not allow. axes: what x and the value of a row are. note: what the
     paper reports, and of which setting.
     """
 
     reads: Names
     inputs: Names
+    builds: Names
     units: Callable[[Task], tuple[str, ...]]
     run: Run
     check: Callable[[Experiment, int], None]
@@ -54,6 +56,17 @@ def _output(job: Job, rows: Rows, **facts: object) -> Output:
 
 _STARTS = ("observers", "weights", "checkpoint_epoch")  # fields of Squeeze that are about observers alone
 _TRAINING = tuple(f"squeeze.{field.name}" for field in fields(Squeeze) if field.name not in _STARTS)
+_LOOKS = ("reports", "report_epochs", "select")  # fields of Evaluate that are about looks while it learns
+_RECIPE = tuple(f"evaluate.{f.name}" for f in fields(Evaluate) if f.name not in ("student", *_LOOKS))
+
+
+def _student(experiment: Experiment) -> tuple[str, ...]:
+    return (experiment.evaluate.student,)
+
+
+def _recipe_reads(experiment: Experiment) -> tuple[str, ...]:
+    """As of `evaluate`, without its network."""
+    return *_RECIPE, *(path for path in evaluate_reads(experiment) if path != "evaluate")
 
 
 def _on_all(experiment: Experiment) -> bool:
@@ -62,25 +75,23 @@ def _on_all(experiment: Experiment) -> bool:
 
 def _learning_reads(experiment: Experiment) -> tuple[str, ...]:
     if _on_all(experiment):
-        return "split", *_TRAINING, "evaluate.student", "evaluate.seeds", "precision"
-    return evaluate_reads(experiment)
+        return "split", *_TRAINING, "evaluate.seeds", "precision"
+    return _recipe_reads(experiment)
 
 
 def _learning_inputs(experiment: Experiment) -> tuple[str, ...]:
     return ("ingest",) if _on_all(experiment) else evaluate_inputs(experiment)
 
 
-def _learned(job: Job, model: nn.Module | None = None) -> Generator[Step, None, nn.Module]:
-    """The student, or this network in its place, trained as students are, or as observers are; frozen."""
+def _learned(job: Job, name: str, model: nn.Module) -> Generator[Step, None, nn.Module]:
+    """The network, trained as students are, or as observers are; frozen."""
     if not _on_all(job.experiment):
         student = student_of(job, model)
         for step in student.advance(pages(job, student.step, student.total), student.total):
             yield Step(step, student.total, student.pack)
         return student.averaged()
     cfg, real = replace(job.experiment.squeeze, checkpoint_epoch=None), job.inputs.real(job.task)
-    (seed,), name = job.experiment.evaluate.seeds, job.experiment.evaluate.student
-    if model is None:
-        model = models.build(name, len(real.classes), real.size, seed_of("student", seed))
+    (seed,) = job.experiment.evaluate.seeds
     model.to(real.fit.device)
     for epoch, pack in fit_observer(cfg, model, real.fit, real.fit_labels, (seed, name), job.saved):
         yield Step(epoch, cfg.epochs, pack)
@@ -96,10 +107,15 @@ def _check_learning(experiment: Experiment, classes: int) -> None:
 # --- robustness ---------------------------------------------------------------------------------------------
 
 
+def _robustness_reads(experiment: Experiment) -> tuple[str, ...]:
+    return "evaluate.student", *_learning_reads(experiment)
+
+
 def _run_robustness(job: Job) -> Iterator[Step | Output]:
-    model = yield from _learned(job)
     cfg, real, judge = job.experiment.apply, job.inputs.real(job.task), job.inputs.judge(job.task)
-    (seed,) = job.experiment.evaluate.seeds
+    (seed,), name = job.experiment.evaluate.seeds, job.experiment.evaluate.student
+    model = models.build(name, len(real.classes), real.size, seed_of("student", seed))
+    model = yield from _learned(job, name, model)
     boxes = [robustness.Box(real.mean, real.std, epsilon) for epsilon in cfg.epsilon]
     told = robustness.accuracies(model, judge.images, judge.labels, boxes, cfg.pgd_steps, cfg.pgd_step, seed)
     yield _output(job, told)
@@ -117,7 +133,8 @@ def _check_robustness(experiment: Experiment, classes: int) -> None:
 
 def networks(experiment: Experiment) -> tuple[str, ...]:
     """Those that `nas` ranks."""
-    return experiment.apply.networks or tuple(nas.SPACE)
+    asked = experiment.apply.networks
+    return tuple(nas.SPACE) if asked is None else asked
 
 
 def _run_nas(job: Job) -> Iterator[Step | Output]:
@@ -128,9 +145,8 @@ def _run_nas(job: Job) -> Iterator[Step | Output]:
         job.inputs.judge(job.task),
         job.experiment.evaluate.seeds,
     )
-    model = yield from _learned(
-        job, nas.build(name, len(real.classes), real.size, seed_of("nas", seed, name))
-    )
+    model = nas.build(name, len(real.classes), real.size, seed_of("nas", seed, name))
+    model = yield from _learned(job, name, model)
     logits = finite(fit.predict(model, judge.images, job.inputs.runtime.forward_images), name)
     yield _output(job, [(name, 0.0, fit.top1(logits, judge.labels))])
 
@@ -153,7 +169,7 @@ def _check_nas(experiment: Experiment, classes: int) -> None:
 
 def _continual_reads(experiment: Experiment) -> tuple[str, ...]:
     own = ("init.ipc", "squeeze.observers") if experiment.apply.memory == "herding" else ()
-    return "relabel", *own, *evaluate_reads(experiment)
+    return "relabel", *own, "evaluate.student", *_recipe_reads(experiment)
 
 
 def _continual_inputs(experiment: Experiment) -> tuple[str, ...]:
@@ -173,10 +189,11 @@ def _counts(task: Task) -> tuple[str, ...]:
 def _run_continual(job: Job) -> Iterator[Step | Output]:
     """One network, for so many classes seen; a row for each run that comes by there."""
     count, (seed,) = int(job.unit.removeprefix("classes-")), job.experiment.evaluate.seeds
-    judge, (images, labels), classes = job.inputs.judge(job.task), _memory(job), job.task.classes
+    judge, classes = job.inputs.judge(job.task), job.task.classes
     seen = continual.arrival(classes, seed)[:count]
-    own, truth = (continual.relabelled(each, seen) for each in (labels, judge.labels))
-    student = _student_of_memory(job, images[own >= 0], own[own >= 0], count)
+    images, labels = _memory(job, seen)
+    truth = continual.relabelled(judge.labels, seen)
+    student = _student_of_memory(job, images, continual.relabelled(labels, seen), count)
     for step in student.advance(_memory_pages(job, student, seen), student.total):
         yield Step(step, student.total, student.pack)
     ids = (truth >= 0).nonzero()[:, 0]
@@ -186,19 +203,28 @@ def _run_continual(job: Job) -> Iterator[Step | Output]:
     yield _output(job, [(f"{n} steps", float(count), accuracy) for n in runs])
 
 
-def _memory(job: Job) -> tuple[Tensor, Tensor]:
-    """Normalised images and their labels: the set, or real ones that stand for the mean of their class."""
+def _memory(job: Job, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised images of the classes seen, class by class, and their labels: of the set, or real ones."""
     if job.experiment.apply.memory == "set":
-        return job.inputs.start_images(job.task)
-    real, together = job.inputs.real(job.task), job.inputs.runtime.forward_images
-    observer = job.inputs.observers(job.task)[job.experiment.squeeze.observers[0]]
-    chosen = []
-    for name in range(len(real.classes)):
+        images, labels = job.inputs.start_images(job.task)
+        mine = torch.isin(labels, seen.to(labels.device))
+        return images[mine], labels[mine]
+    real = job.inputs.real(job.task)
+    ids = torch.cat([_herded(job, name) for name in sorted(seen.tolist())])
+    return real.fit[ids], real.fit_labels[ids.to(real.fit_labels.device)]
+
+
+def _herded(job: Job, name: int) -> Tensor:
+    """Positions in fit of the real images that stand for the mean of their class; kept for the next unit."""
+    cfg, ipc = job.experiment.squeeze, job.experiment.init.ipc
+    what = "herding", dict(job.task.inputs)["squeeze"], cfg.observers[0], str(ipc)
+    known = job.inputs.keep(dict[int, Tensor], *what)
+    if name not in known:
+        real, together = job.inputs.real(job.task), job.inputs.runtime.forward_images
         ids = (real.fit_labels == name).nonzero()[:, 0].cpu()
-        seen = continual.features(observer, real.fit.subset(ids), together)
-        chosen.append(ids[continual.herding(seen, job.experiment.init.ipc)])
-    kept = torch.cat(chosen)
-    return real.fit[kept], real.fit_labels[kept.to(real.fit_labels.device)]
+        observer = job.inputs.observers(job.task)[cfg.observers[0]]
+        known[name] = ids[continual.herding(fit.features(observer, real.fit.subset(ids), together), ipc)]
+    return known[name]
 
 
 def _student_of_memory(job: Job, images: Tensor, labels: Tensor, classes: int) -> train.Student:
@@ -214,7 +240,7 @@ def _memory_pages(job: Job, student: train.Student, seen: Tensor) -> Iterator[re
     make = unlabelled if hard(job.experiment) else label
     for page in range(student.step // steps, math.ceil(student.total / steps)):
         made = make(job, student.images, page)
-        yield replace(made, logits=tuple(logits[:, seen] for logits in made.logits))
+        yield replace(made, logits=continual.cut(made.logits, seen))
 
 
 def _check_continual(experiment: Experiment, classes: int) -> None:
@@ -232,12 +258,15 @@ def _check_continual(experiment: Experiment, classes: int) -> None:
 
 def sparse_reads(experiment: Experiment) -> tuple[str, ...]:
     recipe = (path for path in _TRAINING if path != "squeeze.epochs")
-    return "split", *recipe, "apply.network", "apply.l1", "apply.epochs", "seed", "precision"
+    return "split", *recipe, "apply.network", "apply.l1", "apply.epochs", "evaluate.seeds", "precision"
 
 
 def run_sparse(job: Job) -> Iterator[Step | Output]:
-    """The network that is to be cut, trained on all training images with L1 on the scales of BatchNorm."""
-    cfg, real, seed = job.experiment.apply, job.inputs.real(job.task), job.experiment.seed
+    """The network that is to be cut, trained on all training images with L1 on the scales of BatchNorm.
+
+    One for each seed of the students: what it is like is part of their spread.
+    """
+    cfg, real, (seed,) = job.experiment.apply, job.inputs.real(job.task), job.experiment.evaluate.seeds
     squeeze = replace(job.experiment.squeeze, epochs=cfg.epochs, checkpoint_epoch=None)
     seeds = seed, f"sparse/{cfg.network}"
     model = models.build(cfg.network, len(real.classes), real.size, seed_of("squeeze", *seeds))
@@ -255,6 +284,12 @@ def _slimming_inputs(experiment: Experiment) -> tuple[str, ...]:
     return *evaluate_inputs(experiment), "sparse"
 
 
+def _shares(experiment: Experiment) -> tuple[float, ...]:
+    """Those that are asked for; and all of the network, as it is."""
+    kept = experiment.apply.kept
+    return kept if 1.0 in kept else (*kept, 1.0)
+
+
 def _share(kept: float) -> str:
     return f"kept-{round(1000 * kept):04d}"
 
@@ -262,19 +297,19 @@ def _share(kept: float) -> str:
 def _run_slimming(job: Job) -> Iterator[Step | Output]:
     """One share of the channels: cut, then trained further on the images, as students are."""
     exp, real, judge = job.experiment, job.inputs.real(job.task), job.inputs.judge(job.task)
-    kept = next(share for share in exp.apply.kept if _share(share) == job.unit)
+    kept = next(share for share in _shares(exp) if _share(share) == job.unit)
     model = models.build(exp.apply.network, len(real.classes), real.size, 0)
     model.load_state_dict(job.inputs.unit("sparse", dict(job.task.inputs)["sparse"], "network")[0])
     keep = slimming.masks(model, kept)
     model = slimming.prune(model, keep).to(real.fit.device)
+    size = {"channels": sum(slimming.sizes(keep)), "parameters": sum(map(Tensor.numel, model.parameters()))}
     rows: Rows = [("cut", kept, _accuracy(job, model.eval(), judge))]
-    student = student_of(job, model)
-    for step in student.advance(pages(job, student.step, student.total), student.total):
-        yield Step(step, student.total, student.pack)
-    rows.append(("fine-tuned", kept, _accuracy(job, student.averaged(), judge)))
-    yield _output(
-        job, rows, channels=slimming.sizes(keep), parameters=sum(map(Tensor.numel, model.parameters()))
-    )
+    if kept in exp.apply.kept:
+        student = student_of(job, model)
+        for step in student.advance(pages(job, student.step, student.total), student.total):
+            yield Step(step, student.total, student.pack)
+        rows.append(("fine-tuned", kept, _accuracy(job, student.averaged(), judge)))
+    yield _output(job, rows, **size)
 
 
 def _accuracy(job: Job, model: nn.Module, judge: "Judge") -> float:
@@ -288,8 +323,8 @@ def _check_slimming(experiment: Experiment, classes: int) -> None:
     if not slimming.is_chain(models.skeleton(cfg.network, classes, size_px)):
         legal = "must be a chain of convolutions, each with a BatchNorm, and a linear layer, as vgg11_bn"
         raise ConfigError("apply.network", cfg.network, legal)
-    units = list(map(_share, cfg.kept))
-    if not units or units != sorted(set(units)):
+    units = list(map(_share, _shares(experiment)))
+    if not cfg.kept or units != sorted(set(units)):
         raise ConfigError(
             "apply.kept", cfg.kept, "needs at least one share, and must increase by 0.001 or more"
         )
@@ -297,23 +332,24 @@ def _check_slimming(experiment: Experiment, classes: int) -> None:
 
 APPLICATIONS: dict[str, Application] = {
     "robustness": Application(
-        _learning_reads, _learning_inputs, lambda task: ("student",), _run_robustness, _check_robustness,
-        ("epsilon", "accuracy"),
+        _robustness_reads, _learning_inputs, _student, lambda task: ("student",),
+        _run_robustness, _check_robustness, ("epsilon", "accuracy"),
         "DD-RobustBench, Tiny-ImageNet, IPC 50, in % (MTT / SRe2L / EDC): clean 26.16 / 43.24 / 57.21, "
         "FGSM 1.82 / 5.73 / 12.39, PGD 0.41 / 2.70 / 10.71 (its Table 24)",
     ),
     "nas": Application(
-        _learning_reads, _learning_inputs, lambda task: tuple(map(unit_of, networks(task.experiment))),
+        _learning_reads, _learning_inputs, networks,
+        lambda task: tuple(map(unit_of, networks(task.experiment))),
         _run_nas, _check_nas, ("", "accuracy"), "no numbers of its own on architecture search",
     ),
     "continual": Application(
-        _continual_reads, _continual_inputs,
+        _continual_reads, _continual_inputs, _student,
         _counts, _run_continual, _check_continual, ("classes", "accuracy"),
         "ImageNet-1k, ResNet-18, 200 to 1,000 classes: curves only, EDC above SRe2L and G-VBSM (Figure 4)",
     ),
     "slimming": Application(
-        evaluate_reads, _slimming_inputs,
-        lambda task: tuple(map(_share, task.experiment.apply.kept)),
+        _recipe_reads, _slimming_inputs, lambda experiment: (experiment.apply.network,),
+        lambda task: tuple(map(_share, _shares(task.experiment))),
         _run_slimming, _check_slimming, ("kept", "accuracy"),
         "VGG11-BN, ImageNet-1k, accuracy in % (SRe2L / EDC): IPC 10 12.5 / 25.0, IPC 50 31.7 / 47.1 (bar "
         "labels of Figure 4, in reading order; the share that is kept is not said)",

@@ -148,7 +148,7 @@ def _apply_reads(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _apply_files(experiment: Experiment) -> str | None:
-    return models.plugins.fingerprint([experiment.evaluate.student, *(experiment.apply.networks or ())])
+    return models.plugins.fingerprint(APPLICATIONS[experiment.apply.name].builds(experiment))
 
 
 STAGES: dict[str, Stage] = {
@@ -181,7 +181,7 @@ STAGES: dict[str, Stage] = {
 # What is done with a finished set. No stage above reads these, and only who asks for one (`upto`) gets it.
 ENDS: dict[str, Stage] = {
     "sparse": Stage(
-        1, sparse_reads, always("ingest"), lambda task, runtime, until: ["network"], run_sparse,
+        2, sparse_reads, always("ingest"), lambda task, runtime, until: ["network"], run_sparse,
         files=lambda experiment: models.plugins.fingerprint([experiment.apply.network]),
     ),
     "diagnose": Stage(
@@ -191,7 +191,7 @@ ENDS: dict[str, Stage] = {
         files=lambda experiment: _looked_at(experiment).files(experiment),
     ),
     "apply": Stage(
-        1, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
+        2, _apply_reads, lambda experiment: APPLICATIONS[experiment.apply.name].inputs(experiment),
         lambda task, runtime, until: list(APPLICATIONS[task.experiment.apply.name].units(task)),
         lambda job: APPLICATIONS[job.experiment.apply.name].run(job), files=_apply_files,
     ),

@@ -61,7 +61,8 @@ class Inputs:
         self.store, self.runtime, self.device = store, runtime, device
         self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
-    def _keep(self, make: Callable[[], T], *key: str) -> T:
+    def keep(self, make: Callable[[], T], *key: str) -> T:
+        """What was made under this key, while it is kept; else made now."""
         if key not in self._kept:
             self._kept[key] = make()
             if len(self._kept) > CACHED:
@@ -82,11 +83,11 @@ class Inputs:
     def all(self, stage: str, task: Task) -> Tensors:
         """The folded result of an input stage."""
         key = dict(task.inputs)[stage]
-        return self._keep(lambda: self.unit(stage, key, "all")[0], "all", stage, key)
+        return self.keep(lambda: self.unit(stage, key, "all")[0], "all", stage, key)
 
     def real(self, task: Task) -> Real:
         key, split = dict(task.inputs)["ingest"], task.experiment.split
-        return self._keep(lambda: self._real(task, key), "real", key, str(split))
+        return self.keep(lambda: self._real(task, key), "real", key, str(split))
 
     def _real(self, task: Task, key: str) -> Real:
         (train, labels, classes), split = self._part(task, "train"), task.experiment.split
@@ -106,9 +107,9 @@ class Inputs:
         if task.stage not in graph.JUDGED:
             raise RuntimeError(f"{task} may read neither val nor test")
         key, split = dict(task.inputs)["ingest"], task.experiment.split
-        found = self._keep(lambda: self._judge(task), "judge", key, str(split))
+        found = self.keep(lambda: self._judge(task), "judge", key, str(split))
         if found.split == "test" and self.store.local:
-            self._keep(lambda: graph.note_test_read(task, self.store), "noted", task.key)
+            self.keep(lambda: graph.note_test_read(task, self.store), "noted", task.key)
         return found
 
     def _judge(self, task: Task) -> Judge:
@@ -131,7 +132,7 @@ class Inputs:
             rows = torch.arange(len(labels))
             return data.Pixels(read, rows, *norm, self.device), labels, tuple(meta["classes"])
 
-        return self._keep(make, part, key)
+        return self.keep(make, part, key)
 
     def _in_memory(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         images = images.to(self.device)  # bytes: a quarter of the floats, which are made when they are read
@@ -158,7 +159,7 @@ class Inputs:
 
     def listing(self, task: Task) -> data.Listing:
         """What there is to ingest."""
-        return self._keep(lambda: data.listing(task.experiment.dataset), "listing", task.key)
+        return self.keep(lambda: data.listing(task.experiment.dataset), "listing", task.key)
 
     def table_meta(self, stage: str, key: str, unit: str) -> dict[str, Any]:
         artifact = self.store.artifact(stage, key)
@@ -167,7 +168,7 @@ class Inputs:
     def observers(self, task: Task) -> dict[str, nn.Module]:
         """The trained observers in eval mode, frozen, in visiting order."""
         key = dict(task.inputs)["squeeze"]
-        return self._keep(lambda: self._observers(task, key), "observers", key)
+        return self.keep(lambda: self._observers(task, key), "observers", key)
 
     def _observers(self, task: Task, key: str) -> dict[str, nn.Module]:
         real, nets = self.real(task), {}
@@ -182,7 +183,7 @@ class Inputs:
 
     def start_images(self, task: Task) -> tuple[Tensor, Tensor]:
         """(normalised condensed images, labels), as stored, on the device."""
-        return self._keep(lambda: self._start_images(task), "start", dict(task.inputs)["recover"])
+        return self.keep(lambda: self._start_images(task), "start", dict(task.inputs)["recover"])
 
     def _start_images(self, task: Task) -> tuple[Tensor, Tensor]:
         real, tensors = self.real(task), self.all("recover", task)

@@ -1,14 +1,14 @@
 """What an application says: its table, its records as Parquet, its curves as a picture."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from edc_ray.artifacts import pack_table
-from edc_ray.claim import interval
-from edc_ray.core.applications import nas
+from edc_ray.claim import Interval, interval
 from edc_ray.report.section import drawing, png
 
 WIDE = 16  # of a column with an interval
@@ -33,27 +33,36 @@ def values(told: Mapping[str, Any]) -> Values:
 
 def table(told: Mapping[str, Any]) -> list[str]:
     """Means and 95 % intervals over the seeds, the differences paired by seed, and what was compared."""
-    if told["application"] == "nas":
-        return [*_head(told), *_ranks(told), *_foot(told)]
-    found, first, rest = values(told), told["arms"][0], told["arms"][1:]
-    lines = _head(told)
+    body = {"nas": _ranks, "slimming": _slim}.get(told["application"], lambda told: _rows(told, values(told)))
+    return [*_head(told), *body(told), *_foot(told)]
+
+
+def _rows(told: Mapping[str, Any], found: Values) -> list[str]:
+    """A line a series and x."""
+    first, rest = told["arms"][0], told["arms"][1:]
     columns = [first, *rest, *(f"over {arm}" for arm in rest)]
     x, _ = told["axes"]
     if told["application"] == "continual":
         found |= _means(found)
     wide = max(len("series"), *(len(series) for series, _ in found))
-    lines.append(
-        f"{'series':<{wide}}  {x:<8}  " + "  ".join(f"{c.replace('_', ' '):<{WIDE}}" for c in columns)
-    )
-    order = list(dict.fromkeys(series for series, _ in found))
-    for (series, at), cell in sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
+    head = "  ".join(f"{name.replace('_', ' '):<{WIDE}}" for name in columns)
+    lines = [f"{'series':<{wide}}  {x:<8}  {head}".rstrip()]
+    for (series, at), cell in sorted(found.items(), key=lambda item: (_natural(item[0][0]), item[0][1])):
         less = [[a - b for a, b in zip(cell[first], cell[arm], strict=True)] for arm in rest]
-        shown = (interval(each) for each in (*(cell[arm] for arm in told["arms"]), *less))
-        said = "  ".join(f"{str(each).partition(' (')[0]:<{WIDE}}" for each in shown)
-        lines.append(
-            f"{series:<{wide}}  {'' if math.isnan(at) else f'{at:g}':<{max(8, len(x))}}  {said}".rstrip()
-        )
-    return [*lines, *_foot(told)]
+        said = "  ".join(f"{_said(each):<{WIDE}}" for each in (*(cell[a] for a in told["arms"]), *less))
+        at_x = "" if math.isnan(at) else f"{at:g}"
+        lines.append(f"{series:<{wide}}  {at_x:<{max(8, len(x))}}  {said}".rstrip())
+    return lines
+
+
+def _natural(series: str) -> list[str | int]:
+    """Numbers in a name count as such: 5 steps come before 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", series)]
+
+
+def _said(accuracies: Sequence[float]) -> str:
+    """In %, without the count, which the head says."""
+    return str(interval(accuracies)).partition(" (")[0]
 
 
 def _means(found: Values) -> Values:
@@ -68,84 +77,58 @@ def _means(found: Values) -> Values:
     return made
 
 
-def ranks(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of `nas`: arm -> how well it ranks the networks, beside the means over the seeds of `all`.
+def _slim(told: Mapping[str, Any]) -> list[str]:
+    """What is left of the network, which is the same for all arms; then, fine-tuned, each arm."""
+    found = values(told)
+    lines = ["cut alone, the same network for all arms; 1: uncut"]
+    lines.append(f"{'kept':<8}  {'channels':<8}  {'parameters':<20}  accuracy")
+    for size in told["sizes"]:
+        parameters = interval(size["parameters"])
+        half = f" +- {parameters.half:,.0f}" if parameters.n > 1 else ""
+        accuracy = _said(found.pop(("cut", size["kept"]))[told["arms"][0]])
+        said = f"{parameters.mean:,.0f}{half}"
+        lines.append(f"{size['kept']:<8g}  {size['channels']:<8}  {said:<20}  {accuracy}")
+    return [*lines, *_rows(told, found)]
 
-    rho: of its means over the seeds; low, high: 95 % by a bootstrap of the networks; seeds: rho of each seed
-    alone; chosen: the network that it ranks first, and the accuracy of that one trained on all. `all` is
-    compared with itself, each seed with the mean of the others: what a perfect set could reach.
-    """
-    found = {series: cell for (series, _), cell in values(told).items()}
-    names, count = list(found), len(told["seeds"])
-    mean = {arm: [sum(found[n][arm]) / count for n in names] for arm in told["arms"]}
-    truth = mean["all"]
-    made: dict[str, dict[str, Any]] = {}
-    for arm in told["arms"]:
-        each = [[found[n][arm][i] for n in names] for i in range(count)]
-        if arm == "all":
-            less = [
-                [(count * t - e) / max(1, count - 1) for t, e in zip(truth, one, strict=True)] for one in each
-            ]
-            made[arm] = {
-                "seeds": [nas.spearman(*pair) for pair in zip(each, less, strict=True)] * (count > 1)
-            }
-            continue
-        ours = mean[arm]
-        low, high = nas.bootstrap(
-            lambda ids, ours=ours: nas.spearman([ours[i] for i in ids], [truth[i] for i in ids]),  # type: ignore[misc]
-            len(names),
-        )
-        best = max(range(len(names)), key=lambda i: ours[i])
-        made[arm] = {
-            "rho": nas.spearman(ours, truth), "low": low, "high": high,
-            "seeds": [nas.spearman(one, truth) for one in each], "chosen": [names[best], truth[best]],
-        }  # fmt: skip
-    return made
+
+def rho(said: Mapping[str, float], sign: str = "") -> str:
+    """A rank correlation, or a difference of two, with its interval."""
+    value, low, high = (f"{said[name]:{sign}.2f}" for name in ("rho", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _ranks(told: Mapping[str, Any]) -> list[str]:
     """The correlations and, by the rank of `all`, the accuracies of the networks."""
-    made, found = ranks(told), values(told)
+    made, found = told["ranks"], values(told)
     lines = [
-        f"rank correlation (Spearman) of {len(found)} networks with their ranks on all; 95 % over networks"
+        f"rank correlation (Spearman) of {len(found)} networks with their ranks on all, by means over the "
+        "seeds; 95 % by a bootstrap of the networks"
     ]
-    for arm, said in made.items():
-        if arm == "all":
-            if said["seeds"]:
-                lines.append(
-                    f"  all           {_signed(said['seeds'])}, each seed with the mean of the others"
-                )
-            continue
+    for arm, said in made["arms"].items():
         lines.append(
-            f"  {arm.replace('_', ' '):<12}  {said['rho']:.3f} [{said['low']:.3f}, {said['high']:.3f}]; "
-            f"one seed alone: {_signed(said['seeds'])}; it chooses {said['chosen'][0]}, "
+            f"  {arm.replace('_', ' '):<12}  {rho(said)}; it chooses {said['chosen'][0]}, "
             f"{100 * said['chosen'][1]:.2f} % on all"
         )
-    less = [a - b for a, b in zip(made["condensed"]["seeds"], made["random_real"]["seeds"], strict=True)]
-    lines.append(f"  condensed over random real, one seed alone, paired: {_signed(less)}")
+    lines.append(f"  condensed over random real, the same resamples: {rho(made['over'], '+')}")
+    if made["ceiling"] is not None:
+        lines.append(f"  all: {made['ceiling']:.2f}, one seed with the mean of the others, their mean")
     wide = max(len(series) for series, _ in found)
-    lines.append(
-        f"{'network':<{wide}}  " + "  ".join(f"{arm.replace('_', ' '):<{WIDE}}" for arm in told["arms"])
-    )
+    head = "  ".join(f"{arm.replace('_', ' '):<{WIDE}}" for arm in told["arms"])
+    lines.append(f"{'network':<{wide}}  {head}".rstrip())
     for (name, _), cell in sorted(found.items(), key=lambda item: -sum(item[1]["all"])):
-        shown = (str(interval(cell[arm])).partition(" (")[0] for arm in told["arms"])
-        lines.append(f"{name:<{wide}}  " + "  ".join(f"{text:<{WIDE}}" for text in shown).rstrip())
+        shown = "  ".join(f"{_said(cell[arm]):<{WIDE}}" for arm in told["arms"])
+        lines.append(f"{name:<{wide}}  {shown}".rstrip())
     return lines
-
-
-def _signed(numbers: Sequence[float]) -> str:
-    """Mean and half width of correlations, which are no percentages."""
-    found = interval(numbers)
-    return f"{found.mean:.3f}" + (f" +- {found.half:.3f}" if found.n > 1 else "")
 
 
 def _head(told: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, told["seeds"]))
     who = "" if told["network"] is None else f", network {told['network']}"
+    over = [] if told["application"] == "nas" else ['"over": condensed minus that, paired by seed']
     return [
         f"{told['application']} of {told['set']} ({told['ipc']} images a class){who}",
         f"accuracy on {told['split']} ({told['judged']} images) in %, mean and 95 % interval, seeds {seeds};",
-        '"over": condensed minus that, paired by seed',
+        *over,
         *(f"{arm.replace('_', ' ')}: {MEANING[arm]}" for arm in told["arms"] if arm in MEANING),
     ]
 
@@ -156,11 +139,6 @@ def _foot(told: Mapping[str, Any]) -> list[str]:
         f"the paper: {told['paper']}",
         f"reads of a test split on record in this store: {told['test_reads']}",
     ]
-
-
-def _sequence(told: Mapping[str, Any], series: str) -> Sequence[float]:
-    """The x of a series, in order."""
-    return sorted({x for name, x in values(told) if name == series})
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -176,39 +154,67 @@ def files(told: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _scatter(told: Mapping[str, Any]) -> bytes:
     """A point a network: its accuracy on all images and on each arm's, means over the seeds."""
-    found, made = values(told), ranks(told)
+    found, made = values(told), told["ranks"]["arms"]
     arms = [arm for arm in told["arms"] if arm != "all"]
     with drawing() as plt:
         figure, axes = plt.subplots(1, len(arms), figsize=(4.2 * len(arms), 3.6), sharey=True, squeeze=False)
         for axis, arm in zip(axes[0], arms, strict=True):
             points = [[100 * interval(cell[name]).mean for cell in found.values()] for name in ("all", arm)]
             axis.scatter(*points, s=18)
-            axis.set(title=f"{arm.replace('_', ' ')}: rank correlation {made[arm]['rho']:.2f}")
+            axis.set(title=f"{arm.replace('_', ' ')}: rank correlation {rho(made[arm])}")
+            axis.title.set_size("medium")
             axis.set_xlabel(f"trained on all, accuracy on {told['split']} in %")
         axes[0][0].set_ylabel("trained on these images, in %")
         return png(figure)
 
 
-def _curves(told: Mapping[str, Any]) -> bytes:
-    """One panel a series that has an x: mean and 95 % interval of each arm."""
+def _panels(told: Mapping[str, Any]) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
+    """Title -> line -> (x, accuracies), in order: a panel a series, a line an arm."""
     found = values(told)
-    points = {s: _sequence(told, s) for s in dict.fromkeys(series for series, _ in found)}
-    if clean := points.pop("clean", []):  # what attacks of no strength leave
-        found |= {(series, x): found["clean", x] for series in points for x in clean}
-        points = {series: [*clean, *xs] for series, xs in points.items()}
+    series = sorted({name for name, _ in found}, key=_natural)
+    start = [
+        cell for (name, _), cell in found.items() if name == "clean"
+    ]  # what attacks of no strength leave
+    made = {
+        name: {
+            arm.replace("_", " "): [
+                *((0.0, cell[arm]) for cell in start),
+                *sorted((x, cell[arm]) for (other, x), cell in found.items() if other == name),
+            ]
+            for arm in told["arms"]
+        }
+        for name in series if name != "clean"
+    }  # fmt: skip
+    if told["application"] == "slimming":  # one network for all arms: a line more
+        alone = made.pop("cut")[told["arms"][0].replace("_", " ")]
+        made["fine-tuned"]["cut alone; 1: uncut"] = alone
+    return made
+
+
+def _curves(told: Mapping[str, Any]) -> bytes:
+    """Means and 95 % intervals, as far as these are accuracies."""
+    panels = _panels(told)
     with drawing() as plt:
         figure, axes = plt.subplots(
-            1, len(points), figsize=(4.2 * len(points), 3.4), sharey=True, squeeze=False
+            1, len(panels), figsize=(max(5.2, 4.2 * len(panels)), 3.4), sharey=True, squeeze=False
         )
-        for axis, series in zip(axes[0], points, strict=True):
-            for arm in told["arms"]:
-                each = [interval(found[series, x][arm]) for x in points[series]]
-                half = [100 * one.half if one.n > 1 else 0.0 for one in each]
+        for axis, (title, drawn) in zip(axes[0], panels.items(), strict=True):
+            for name, points in drawn.items():
+                each = [interval(accuracies) for _, accuracies in points]
                 axis.errorbar(
-                    points[series], [100 * one.mean for one in each], half,
-                    label=arm.replace("_", " "), marker="o", markersize=4, capsize=3,
+                    [x for x, _ in points], [100 * one.mean for one in each],
+                    list(zip(*map(_bars, each), strict=True)),
+                    label=name, marker="o", markersize=4, capsize=3,
                 )  # fmt: skip
-            axis.set(title=series, xlabel=told["axes"][0])
+            axis.set(title=title, xlabel=told["axes"][0])
         axes[0][0].set_ylabel(f"{told['axes'][1]} on {told['split']} in %")
+        low, high = axes[0][0].get_ylim()
+        axes[0][0].set_ylim(max(low, 0.0), min(high, 100.0))
         axes[0][0].legend(fontsize="small")
         return png(figure)
+
+
+def _bars(one: Interval) -> tuple[float, float]:
+    """How far its interval goes down and up, in %: no accuracy is below 0 or above 100."""
+    half = one.half if one.n > 1 else 0.0
+    return 100 * min(half, one.mean), 100 * min(half, 1 - one.mean)

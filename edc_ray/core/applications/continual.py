@@ -3,12 +3,12 @@ the classes seen so far, and judged on all of those (GDumb, Prabhu et al. 2020; 
 step depends on which classes were seen alone, not on the steps before it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from edc_ray.core.data import Pixels
-from edc_ray.core.fit import predict
 from edc_ray.core.random import generator
 
 
@@ -29,6 +29,11 @@ def relabelled(labels: Int[Tensor, " n"], seen: Int[Tensor, " k"]) -> Int[Tensor
     return torch.where(there.any(1), there.float().argmax(1), -1)
 
 
+def cut(logits: Sequence[Float[Tensor, "_ c"]], seen: Int[Tensor, " k"]) -> tuple[Float[Tensor, "_ k"], ...]:
+    """Those of the classes seen, in the order in which these came."""
+    return tuple(each[:, seen] for each in logits)
+
+
 def herding(features: Float[Tensor, "n d"], count: int) -> Int[Tensor, " m"]:
     """Positions whose mean is led to the mean of all, greedily (iCaRL, Rebuffi et al. 2017); in their order.
 
@@ -43,17 +48,3 @@ def herding(features: Float[Tensor, "n d"], count: int) -> Int[Tensor, " m"]:
         chosen.append(index)
         total, free[index] = total + features[index], False
     return torch.tensor(chosen)
-
-
-def features(
-    model: nn.Module, images: Float[Tensor, "n c s s"] | Pixels, together: int
-) -> Float[Tensor, "n d"]:
-    """What the last linear layer of a model in eval mode sees."""
-    (*_, head) = (module for module in model.modules() if isinstance(module, nn.Linear))
-    found: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda module, given: found.append(given[0].flatten(1)))
-    try:
-        predict(model, images, together)
-    finally:
-        hook.remove()
-    return torch.cat(found)

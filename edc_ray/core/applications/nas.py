@@ -5,8 +5,9 @@ and activation.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,3 +71,40 @@ def bootstrap(measure: Callable[[Sequence[int]], float], count: int, seed: int =
     drawn = torch.randint(count, (DRAWS, count), generator=rng).tolist()
     low, high = np.nanpercentile([measure(ids) for ids in drawn], (2.5, 97.5))
     return float(low), float(high)
+
+
+def ranks(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """How well each arm ranks the networks, by means over the seeds, beside those of the arm "all".
+
+    found: network -> arm -> an accuracy a seed. Returns
+    arms: rho with its interval (95 % by a bootstrap of the networks), and the network that it ranks first
+    with the accuracy of that one trained on all;
+    over: rho of condensed minus that of random_real, in the same resamples;
+    ceiling: one seed of "all" with the mean of the others, the mean of these; None of one seed.
+    """
+    names = list(found)
+    mean = {arm: [sum(found[n][arm]) / len(found[n][arm]) for n in names] for arm in found[names[0]]}
+    truth = mean.pop("all")
+
+    def rho(arm: str, ids: Sequence[int]) -> float:
+        return spearman([mean[arm][i] for i in ids], [truth[i] for i in ids])
+
+    def said(measure: Callable[[Sequence[int]], float]) -> dict[str, Any]:
+        low, high = bootstrap(measure, len(names))
+        return {"rho": measure(range(len(names))), "low": low, "high": high}
+
+    arms = {arm: said(partial(rho, arm)) for arm in mean}
+    for arm, its in arms.items():
+        best = max(range(len(names)), key=mean[arm].__getitem__)
+        its["chosen"] = [names[best], truth[best]]
+    over = said(lambda ids: rho("condensed", ids) - rho("random_real", ids))
+    return {"arms": arms, "over": over, "ceiling": _ceiling([found[name]["all"] for name in names])}
+
+
+def _ceiling(found: Sequence[Sequence[float]]) -> float | None:
+    """found: of each network, an accuracy a seed."""
+    count = len(found[0])
+    if count == 1:
+        return None
+    each = [spearman([of[i] for of in found], [sum(of) - of[i] for of in found]) for i in range(count)]
+    return sum(each) / count

@@ -50,16 +50,18 @@ def penalty(model: nn.Module) -> Float[Tensor, ""]:
 
 
 def masks(model: nn.Module, kept: float) -> Masks:
-    """The channels of each BatchNorm that stay: the largest scales of all, this share of them.
+    """The channels of each BatchNorm that stay: this share of all, and at least a tenth of each layer.
 
-    Of each layer at least a tenth, since a layer of one channel ends the network; so there may be a few more.
+    A layer of one channel ends the network, so the largest scales of each layer stay first; the largest of
+    the others fill up what is left. Ties go to the first.
     """
     scales = [norm.weight.detach().abs() for norm in norms(model)]
-    every = torch.cat(scales)
-    count = max(1, round(kept * len(every)))
-    threshold = every.sort(descending=True).values[count - 1]
-    floors = [scale.sort(descending=True).values[math.ceil(LEAST * len(scale)) - 1] for scale in scales]
-    return [scale >= torch.minimum(threshold, floor) for scale, floor in zip(scales, floors, strict=True)]
+    least = [scale.argsort(descending=True, stable=True)[: math.ceil(LEAST * len(scale))] for scale in scales]
+    ranked = torch.cat([s.index_fill(0, ids, math.inf) for s, ids in zip(scales, least, strict=True)])
+    count = max(sum(map(len, least)), round(kept * len(ranked)))
+    keep = torch.zeros_like(ranked, dtype=torch.bool)
+    keep[ranked.argsort(descending=True, stable=True)[:count]] = True
+    return list(keep.split([len(scale) for scale in scales]))
 
 
 def masked(model: nn.Module, keep: Masks) -> nn.Module:

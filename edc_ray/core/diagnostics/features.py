@@ -3,26 +3,9 @@
 import scipy  # loads scipy.optimize when it is asked for
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from edc_ray.core.data import Pixels
-from edc_ray.core.fit import TEST_IMAGES, cached
-
-
-@torch.no_grad()
-def features(
-    model: nn.Module, images: Float[Tensor, "n c s s"] | Pixels, together: int = TEST_IMAGES
-) -> Float[Tensor, "n d"]:
-    """What the last linear layer sees; of a network without one, its logits. The model is in eval mode."""
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    seen: list[Tensor] = []
-    handles = [head.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for head in heads[-1:]]
-    try:
-        logits = [model(part) for part in cached(images.split(together))]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.cat([part.flatten(1) for part in (seen or logits)])
+from edc_ray.core.fit import features as features  # beside what is done with them
 
 
 def class_distances(
