@@ -333,6 +333,7 @@ def set_file(folder: Path, **changes: Any) -> str:
         ("initialisation", {"recover.iterations": 0}, "has no synthesis to look at"),
         ("initialisation", {"split.val": 0.0}, "split.val = 0: nothing is held out"),
         ("landscape", {"init.ipc": 100}, "init.ipc = 100"),
+        ("landscape", {"diagnose.what": "gradients"}, "diagnose.what = 'gradients': is set by --what"),
         ("gradients", {"diagnose.batch_sizes": []}, "diagnose.batch_sizes = (): needs at least one"),
     ],
 )

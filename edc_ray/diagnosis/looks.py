@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edc_ray import config, pipeline
-from edc_ray.config import ConfigError, Experiment, Flatness
+from edc_ray.config import ConfigError, Diagnose, Experiment, Flatness
 from edc_ray.core import recover
 from edc_ray.given import Given
 
@@ -58,9 +58,9 @@ def looks(given: Given, what: str) -> list[Look]:
     """
     if what not in LOOKS:
         raise config.unknown("--what", what, LOOKS)
-    if "diagnose.what" in given.over:
-        raise ConfigError("diagnose.what", given.over["diagnose.what"], "is set by --what")
     base = config.override(given.experiment, given.over)
+    if base.diagnose.what != Diagnose().what:
+        raise ConfigError("diagnose.what", base.diagnose.what, "is set by --what")
     if len(base.evaluate.seeds) == 1 and "evaluate.seeds" not in given.over:
         base = config.override(base, {"evaluate.seeds": SEEDS})
     if not base.diagnose.batch_sizes:
