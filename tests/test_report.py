@@ -593,14 +593,18 @@ def test_what_was_found_about_the_winner_and_only_that_is_shown(confirmed: Claim
     found = trials.Trials(confirmed, confirmed.facts())
     made = figures.figures(found)
     assert made.pictures == {"ours-1": b"a picture", "final-3": b"on test"}
-    assert made.text == [
-        f"ours: numbers in {store.path('diagnoses/ours-1.parquet')}",
-        "note: all", "note: each alone", "not resolved: this",
-        f"final: numbers in {store.path('applications/final-3.parquet')}",
-        "accuracy on test (7 images), seeds 3, 4", "note: made again", "the paper: curves only",
-    ]  # fmt: skip
+    assert made.captions == {
+        "ours-1": [
+            f"ours: numbers in {store.path('diagnoses/ours-1.parquet')}",
+            "note: all", "note: each alone", "not resolved: this",
+        ],
+        "final-3": [
+            f"final: numbers in {store.path('applications/final-3.parquet')}",
+            "accuracy on test (7 images), seeds 3, 4", "note: made again", "the paper: curves only",
+        ],
+    }  # fmt: skip
     store.drop(*left)
-    assert figures.figures(found).text == [figures.NONE]
+    assert figures.figures(found).text == (figures.NONE,)
 
 
 @pytest.mark.slow

@@ -20,16 +20,16 @@ def figures(trials: Trials) -> Section:
     claim, store = trials.claim, trials.claim.store
     best = claim.experiment(claim.best)
     winner = {pipeline.tasks(each, "recover")[-1].key for each in (best, pipeline.refitted(best))}
-    text, pictures = list[str](), dict[str, bytes]()
+    pictures, captions = dict[str, bytes](), dict[str, list[str]]()
     for folder in FOLDERS:
         for stem in sorted(each.base_name[:-5] for each in store.listed(folder) if each.extension == "json"):
             told, picture = (store.get(f"{folder}/{stem}.{ending}") for ending in ("json", "png"))
             facts = json.loads(told or b"{}")
             if picture and facts.get("recover") in winner:
-                text.append(f"{stem.rpartition('-')[0]}: numbers in {store.path(folder, f'{stem}.parquet')}")
-                text += _known(facts)
-                pictures[stem] = picture
-    return Section("Diagnostics and applications", text or [NONE], pictures=pictures)
+                numbers = f"{stem.rpartition('-')[0]}: numbers in {store.path(folder, f'{stem}.parquet')}"
+                pictures[stem], captions[stem] = picture, [numbers, *_known(facts)]
+    text = () if pictures else (NONE,)
+    return Section("Diagnostics and applications", text, pictures=pictures, captions=captions)
 
 
 def _known(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -27,6 +27,8 @@ th, td.text { white-space: normal; vertical-align: bottom }
 .row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start }
 figure { margin: 0; max-width: 100% } img { max-width: 100%; height: auto; display: block }
 figure.wide { overflow-x: auto } figure.wide img { min-width: 40rem }
+figcaption { margin-top: 1rem } figcaption p:first-child { font-weight: 600 }
+figcaption p { font-size: .88rem; margin: .1rem 0 }
 caption { font-size: .85rem; color: #555; text-align: left }
 """
 
@@ -56,18 +58,22 @@ def _section(section: Section) -> str:
     many = len(section.tables) > 1
     tables = "".join(_table(name if many else "", rows) for name, rows in section.tables.items())
     tables = f'<div class="row">{tables}</div>\n' if tables else ""
-    pictures = "".join(map(_figure, section.pictures, section.pictures.values()))
+    pictures = "".join(
+        _figure(name, data, section.captions.get(name, ())) for name, data in section.pictures.items()
+    )
     pictures = f'<div class="row">{pictures}</div>\n' if pictures else ""
     head = f'<section id="{_anchor(section)}"><h2>{_text(section.title)}</h2>\n'
     return f"{head}{text}{pictures}{tables}</section>\n"
 
 
-def _figure(name: str, data: bytes) -> str:
+def _figure(name: str, data: bytes, caption: Sequence[str]) -> str:
     code = base64.b64encode(data).decode()
     width, height = struct.unpack(">II", data[16:24])  # of a PNG
     wide = ' class="wide"' if width > WIDE else ""
     size = f'width="{width}" height="{height}" alt="{_text(name)}"'
-    return f'<figure{wide}><img {size} src="data:image/png;base64,{code}"></figure>\n'
+    lines = "".join(f"<p>{_text(line)}</p>\n" for line in caption)
+    told = f"<figcaption>{lines}</figcaption>" if caption else ""
+    return f'<figure{wide}>{told}<img {size} src="data:image/png;base64,{code}"></figure>\n'
 
 
 def _table(name: str, rows: Rows) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edc_ray.claim import Claim, interval
@@ -27,7 +28,7 @@ def sections(claim: Claim, facts: Mapping[str, Any], note: str = "") -> Iterator
             log.warning("the report has no section %r: %s", title, error, exc_info=error)
             made = Section(title, [f"This cannot be shown: {type(error).__name__}: {error}"])
         if note:
-            made, note = Section(made.title, [note, *made.text], made.tables, made.pictures), ""
+            made, note = replace(made, text=[note, *made.text]), ""
         yield made
 
 

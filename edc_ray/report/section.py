@@ -14,7 +14,8 @@ DPI = 100
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """tables: name -> rows, each a mapping of column to value. pictures: name -> PNG.
+    """tables: name -> rows, each a mapping of column to value. pictures: name -> PNG. captions: the lines
+    before a picture, by its name.
 
     Names are those of the files. A column whose name ends in "%" has percentages; "+- NAME" is the half width
     of an interval, and stands in the cell of the column NAME.
@@ -24,6 +25,7 @@ class Section:
     text: Sequence[str] = ()
     tables: Mapping[str, Rows] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    captions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @contextmanager
