@@ -129,7 +129,8 @@ def test_the_bootstrap_has_the_spread_of_a_mean() -> None:
     assert [low, high] == pytest.approx([4.5 - half, 4.5 + half], abs=0.05)
 
 
-def test_ranks_of_hand_made_accuracies() -> None:
+def test_ranks_of_hand_made_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nas, "DRAWS", 200)
     found = nas.ranks(
         {
             "a": {"condensed": [0.3, 0.3], "random_real": [0.1, 0.1], "all": [0.9, 0.9]},
@@ -155,8 +156,9 @@ def test_ranks_of_hand_made_accuracies() -> None:
     assert rho(arms["random_real"]) == "-1.00 [-1.00, -1.00]"
 
 
-def test_the_arms_of_a_difference_are_drawn_together() -> None:
+def test_the_arms_of_a_difference_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two arms that rank alike differ by nothing, however wide their own intervals are."""
+    monkeypatch.setattr(nas, "DRAWS", 200)
     found = nas.ranks(
         {
             str(i): {"condensed": [value], "random_real": [value], "all": [0.1 * i]}
@@ -292,6 +294,7 @@ def test_chains_are_known(name: str, legal: bool) -> None:
     assert slimming.is_chain(models.skeleton(name, 10, 32)) == legal
 
 
+@pytest.mark.slow
 def test_torchvisions_vgg_is_cut_too(rng: torch.Generator) -> None:
     """Its linear layer sees 7 x 7 values a channel."""
     from torchvision.models import VGG

@@ -161,7 +161,11 @@ def test_groups_that_take_over_are_one_unit_and_resume_to_the_same_bits(store: S
 
 
 @pytest.mark.parametrize(
-    "kind", ["uint8", pytest.param("uint8_truncated", marks=pytest.mark.slow), "float16", "jpeg"]
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("uint8", "uint8_truncated", "jpeg")),
+        "float16",
+    ],
 )
 @pytest.mark.parametrize("iterations", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_students_learn_from_the_stored_format(kind: str, iterations: int, store: Store) -> None:

@@ -316,7 +316,7 @@ def test_override_equals_replace(path: str) -> None:
     value = legal(EXPERIMENT[path]).map(plain)
     base = override(Experiment(), {"squeeze.observers": ["a", "b", "c"]})
 
-    @settings(max_examples=3, database=None)
+    @settings(max_examples=2, database=None)
     @given(value)
     def holds(new: Any) -> None:
         if path == "squeeze.observers":

@@ -85,6 +85,7 @@ def test_with_every_unit_vector_the_norm_is_that_of_the_exact_hessian() -> None:
     assert hessian.frobenius(squares)[0] == pytest.approx(float(want.norm()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_random_vectors_give_it_within_their_standard_error() -> None:
     model, images, labels = made()
     loss, at = weight_loss(model, images, labels), [w.detach() for w in model.parameters()]

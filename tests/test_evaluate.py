@@ -228,6 +228,7 @@ def record(store: Store) -> set[str]:
     return {line["key"] for line in lines}
 
 
+@pytest.mark.slow
 def test_test_is_read_where_it_is_logged_and_nowhere_else(
     store: Store, opened: list[tuple[str, str, str]]
 ) -> None:

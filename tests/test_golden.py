@@ -49,6 +49,7 @@ def test_no_stage_is_forgotten(golden: dict[str, Any]) -> None:
     assert list(golden) == list(STAGES)
 
 
+@pytest.mark.slow
 def test_a_small_change_of_the_recipe_would_be_noticed(
     now: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,7 @@ def test_changes_may_be_a_mapping_and_start_from_a_preset() -> None:
     assert condensed.images.shape == (3, 3, 9, 9)
 
 
-@pytest.mark.parametrize("form", ["image_folder", "pt"])
+@pytest.mark.parametrize("form", ["image_folder", pytest.param("pt", marks=pytest.mark.slow)])
 def test_an_exported_set_is_loaded_and_judged_as_the_set_itself(form: str, folder: Path) -> None:
     condensed = edc_ray.condense(*made(), ipc=2, classes=["a", "b", "c"], changes=TINY)
     assert cli.main(["export", condensed.path, "--format", form, "--out", "shared"]) == 0

@@ -35,6 +35,7 @@ def test_attempts_are_read_as_they_were_added(store: Store) -> None:
     assert artifact.units() == {}  # it is no unit
 
 
+@pytest.mark.slow
 def test_each_unit_leaves_a_log_beside_it(store: Store) -> None:
     exp, how = tiny.experiment(), tiny.runtime()
     tiny.in_process(store, exp, how)

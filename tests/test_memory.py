@@ -132,6 +132,7 @@ class Here:
         pass
 
 
+@pytest.mark.slow
 def test_the_broker_says_it_too_and_keeps_what_was_finished(begun: Store, full: pytest.MonkeyPatch) -> None:
     store, recover = begun, task_of("recover")
     chain = pipeline.tasks(tiny.experiment(**CHANGES))

@@ -561,6 +561,7 @@ def test_inline_and_stored_labels_give_one_student(finished: Store, store: Store
     assert store_has_nothing(finished, found["relabel"])
 
 
+@pytest.mark.slow
 def test_stored_labels_serve_students_of_other_lengths(store: Store) -> None:
     """One artifact that grows: its key knows no student."""
     run(tiny(evaluate__epochs=2, evaluate__reports=1), store, STREAM)
@@ -850,7 +851,13 @@ READ_BY = [  # (stage, unit, a change that reads it, what is built)
 
 
 @pytest.mark.parametrize("harm", ["damaged", pytest.param("gone", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("stage", "unit", "change", "built"), READ_BY, ids=[row[0] for row in READ_BY])
+@pytest.mark.parametrize(
+    ("stage", "unit", "change", "built"),
+    [
+        pytest.param(*row, id=row[0], marks=() if row[0] in ("squeeze", "init") else pytest.mark.slow)
+        for row in READ_BY
+    ],
+)
 def test_a_bad_unit_is_found_when_it_is_read_and_built_again(
     stage: str, unit: str, change: dict[str, Any], built: list[str], harm: str, done: Store
 ) -> None:

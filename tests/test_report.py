@@ -185,6 +185,7 @@ def confirmed(searched: tuple[Store, Sweep]) -> Claim:
     return claim
 
 
+@pytest.mark.slow
 def test_a_claim_without_confirmation_reads_no_test(searched: tuple[Store, Sweep]) -> None:
     store, made = searched
     reads = len(store.read_lines("test_reads.jsonl"))
@@ -202,6 +203,7 @@ def test_a_claim_without_confirmation_reads_no_test(searched: tuple[Store, Sweep
     assert report.table(facts, claim.all_hits())
 
 
+@pytest.mark.slow
 def test_the_confirmation_uses_new_seeds_and_all_training_images(confirmed: Claim) -> None:
     assert not confirmed.missing()
     assert confirmed.winner.split.val == 0 and confirmed.experiment(confirmed.best).split.val == 0.3
@@ -621,6 +623,7 @@ def test_results_that_are_gone_are_told(
         assert error.count("\n") == 1 and "makes it again" in error
 
 
+@pytest.mark.slow
 def test_fronts_are_those_of_a_comparison_of_all(confirmed: Claim) -> None:
     found = trials.Trials(confirmed, confirmed.facts())
     costs = found.costs
