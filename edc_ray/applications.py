@@ -146,7 +146,8 @@ def stem(study: Study) -> str:
 
 def write(study: Study, told: Mapping[str, Any], files: Mapping[str, bytes], store: Store) -> list[str]:
     """applications/NAME-DIGEST.json in the store, and these files by their suffix; returns where they are."""
-    written = {"json": to_json(dict(told)), **files}
-    for suffix, data in written.items():
-        store.put(f"{stem(study)}.{suffix}", data)
-    return [store.path(f"{stem(study)}.{suffix}") for suffix in written]
+    parts = {"json": to_json(dict(told)), **files}
+    written = {f"{stem(study)}.{suffix}": data for suffix, data in parts.items()}
+    for name, data in written.items():
+        store.put(name, data)
+    return list(map(store.path, written))

@@ -162,12 +162,6 @@ def test_a_balanced_batch_has_as_many_of_each_class_as_can_be() -> None:
 # --- features and landscape ---------------------------------------------------------------------------------
 
 
-def test_features_are_what_the_last_linear_layer_sees() -> None:
-    model, images, _ = made()
-    want = torch.tanh(model.first(images.flatten(1)))
-    torch.testing.assert_close(features.features(model, images, together=5), want.detach())
-
-
 def test_distances_to_the_class_by_hand() -> None:
     real = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
     found = features.class_distances(

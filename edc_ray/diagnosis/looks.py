@@ -63,8 +63,6 @@ def looks(given: Given, what: str) -> list[Look]:
         raise ConfigError("diagnose.what", base.diagnose.what, "is set by --what")
     if len(base.evaluate.seeds) == 1 and "evaluate.seeds" not in given.over:
         base = config.override(base, {"evaluate.seeds": SEEDS})
-    if not base.diagnose.batch_sizes:
-        raise ConfigError("diagnose.batch_sizes", base.diagnose.batch_sizes, "needs at least one")
     found = list(LOOKS[what](given.name, base))
     for look in found:
         for experiment in look.experiments():
@@ -133,6 +131,8 @@ def _sets(base: Experiment, what: str) -> dict[str, tuple[Experiment, ...]]:
 
 def _gradients(name: str, base: Experiment) -> Iterator[Look]:
     """Of the set, and of as many random real images."""
+    if not base.diagnose.batch_sizes:
+        raise ConfigError("diagnose.batch_sizes", base.diagnose.batch_sizes, "needs at least one")
     notes = ("cross-entropy to the classes; random real: in it, condensed means these real images",)
     yield Look(
         "cosine to the global gradient", "batch", "seed", _sets(base, "gradients"), notes=notes,

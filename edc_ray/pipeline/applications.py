@@ -32,9 +32,8 @@ class Application:
     """A row of APPLICATIONS.
 
     reads, inputs: as of a Stage, beside `apply` itself. builds: the networks that learn. units: their names.
-    check: refuses what the
-    experiment, with so many classes, does not allow. axes: what x and the value of a row are. note: what the
-    paper reports, and of which setting.
+    check: refuses what the experiment, with so many classes, does not allow. axes: what x and the value of a
+    row are. note: what the paper reports, and of which setting.
     """
 
     reads: Names
@@ -83,13 +82,18 @@ def _learning_inputs(experiment: Experiment) -> tuple[str, ...]:
     return ("ingest",) if _on_all(experiment) else evaluate_inputs(experiment)
 
 
+def _taught(job: Job, model: nn.Module) -> Generator[Step, None, nn.Module]:
+    """The network, trained on the set as students are; frozen."""
+    student = student_of(job, model)
+    for step in student.advance(pages(job, student.step, student.total), student.total):
+        yield Step(step, student.total, student.pack)
+    return student.averaged()
+
+
 def _learned(job: Job, name: str, model: nn.Module) -> Generator[Step, None, nn.Module]:
-    """The network, trained as students are, or as observers are; frozen."""
+    """The network, trained on the set, or on everything as observers are; frozen."""
     if not _on_all(job.experiment):
-        student = student_of(job, model)
-        for step in student.advance(pages(job, student.step, student.total), student.total):
-            yield Step(step, student.total, student.pack)
-        return student.averaged()
+        return (yield from _taught(job, model))
     cfg, real = replace(job.experiment.squeeze, checkpoint_epoch=None), job.inputs.real(job.task)
     (seed,) = job.experiment.evaluate.seeds
     model.to(real.fit.device)
@@ -305,10 +309,8 @@ def _run_slimming(job: Job) -> Iterator[Step | Output]:
     size = {"channels": sum(slimming.sizes(keep)), "parameters": sum(map(Tensor.numel, model.parameters()))}
     rows: Rows = [("cut", kept, _accuracy(job, model.eval(), judge))]
     if kept in exp.apply.kept:
-        student = student_of(job, model)
-        for step in student.advance(pages(job, student.step, student.total), student.total):
-            yield Step(step, student.total, student.pack)
-        rows.append(("fine-tuned", kept, _accuracy(job, student.averaged(), judge)))
+        model = yield from _taught(job, model)
+        rows.append(("fine-tuned", kept, _accuracy(job, model, judge)))
     yield _output(job, rows, **size)
 
 

@@ -172,9 +172,7 @@ def _panels(told: Mapping[str, Any]) -> dict[str, dict[str, list[tuple[float, li
     """Title -> line -> (x, accuracies), in order: a panel a series, a line an arm."""
     found = values(told)
     series = sorted({name for name, _ in found}, key=_natural)
-    start = [
-        cell for (name, _), cell in found.items() if name == "clean"
-    ]  # what attacks of no strength leave
+    start = [cell for (name, _), cell in found.items() if name == "clean"]  # attacks of no strength
     made = {
         name: {
             arm.replace("_", " "): [

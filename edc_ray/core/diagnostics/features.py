@@ -5,8 +5,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edc_ray.core.fit import features as features  # beside what is done with them
-
 
 def class_distances(
     ours: Float[Tensor, "m d"],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edc_ray.core import matching, recover, stats
+from edc_ray.core import fit, matching, recover, stats
 from edc_ray.core.diagnostics import features, hessian, variance
 from edc_ray.core.random import generator
 from edc_ray.pipeline.condense import problem_of
@@ -91,14 +91,14 @@ def progress(job: Job, problem: recover.Problem) -> Look:
     labels = problem.labels.flatten()
     members = torch.isin(real.fit_labels, labels)
     near, near_labels = real.fit.subset(members.nonzero()[:, 0].cpu()), real.fit_labels[members]
-    seen = [features.features(model, near, together) for model in problem.observers]
+    seen = [fit.features(model, near, together) for model in problem.observers]
 
     @torch.no_grad()
     def look(state: recover.State, rows: Rows) -> None:
         apart, losses = [], []
         for k, (model, theirs) in enumerate(zip(problem.observers, seen, strict=True)):
             losses.append(torch.stack(_loss(problem, k, state.images)))
-            ours = features.features(model, state.images.detach(), together)
+            ours = fit.features(model, state.images.detach(), together)
             apart.append(features.class_distances(ours, labels, theirs, near_labels).mean())
         matched, entropy = torch.stack(losses).sum(0)
         rows.add(LOSS, "matching loss", matched, x=state.iteration)
@@ -120,12 +120,12 @@ def transport(job: Job, problem: recover.Problem) -> Look:
         ids = (real.fit_labels == label).nonzero()[:, 0].cpu()
         drawn = ids[torch.randperm(len(ids), generator=generator("diagnose", cfg.seed, label))]
         most = max(min(cfg.images, len(ids)), ours) // ours * ours  # as many for each of ours
-        theirs[label] = [features.features(net, real.fit.subset(drawn[:most]), together) for net in nets]
+        theirs[label] = [fit.features(net, real.fit.subset(drawn[:most]), together) for net in nets]
 
     def look(state: recover.State, rows: Rows) -> None:
         found = []
         for net, column in zip(nets, zip(*theirs.values(), strict=True), strict=True):
-            ours = features.features(net, state.images.detach(), together)
+            ours = fit.features(net, state.images.detach(), together)
             ratios = [
                 features.transport(ours[labels == label], seen) / float(seen.var(0, correction=0).sum())
                 for label, seen in zip(theirs, column, strict=True)
